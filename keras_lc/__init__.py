@@ -1,0 +1,60 @@
+"""Delta checkpoints for Keras 3: one whole base, then small compressed differences.
+
+A save goes down, a restore comes back up, and nothing goes anywhere else:
+
+    fit()          callback.py      Keras' events; schedule.py says when a save is due
+      |            capture/         the training state, copied to named numpy arrays
+      |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
+      |            core/            arrays to bytes: lattice, moments, exact, buckets
+      v            store/           bytes to durable files: record, base, index, chain
+    training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json
+      ^            store/, core/, capture/ again, upwards through loader.py
+    restore_latest("training", model)
+
+Names load when first used: importing the package imports neither Keras nor a backend.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_lc.callback import LCModelCheckpoint
+    from keras_lc.errors import CheckpointError
+    from keras_lc.loader import (
+        CheckpointInfo,
+        Restored,
+        latest_checkpoint,
+        list_checkpoints,
+        restore,
+        restore_latest,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "CheckpointError",
+    "CheckpointInfo",
+    "LCModelCheckpoint",
+    "Restored",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "restore",
+    "restore_latest",
+]
+
+_HOMES = {"CheckpointError": "errors", "LCModelCheckpoint": "callback"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "core":
+        return import_module(f"{__name__}.core")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'loader')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,48 @@
+"""The training state of a framework to named arrays and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_lc.core import TensorSpec
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training state at one instant, copied out of the framework.
+
+    Args:
+        arrays: every tensor by name; the buffers are reused by the next snapshot.
+        specs: the role of each tensor.
+        step: the optimizer's iteration.
+        layout: where a base stores them for its framework to find (HDF5 path to a tensor's
+            name or to an array); empty when no base is to be written.
+        about: JSON on the state, stored in a base: configuration, labels of the tensors.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    specs: list[TensorSpec]
+    step: int
+    layout: dict[str, str | np.ndarray] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """What gives snapshots: the capture of one framework."""
+
+    @property
+    def step(self) -> int:
+        """The optimizer's iteration now."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Copy the state into buffers that the next snapshot overwrites."""
+        ...
+
+    def described(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot just taken, with layout and configuration."""
+        ...

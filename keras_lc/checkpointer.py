@@ -1,0 +1,235 @@
+"""The way down: a snapshot is encoded against the chain so far and committed as a delta, or
+as a base where a chain begins.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_lc.background import Background
+from keras_lc.capture import Snapshot, Source
+from keras_lc.core import DeltaEncoder, Rules
+from keras_lc.core.presets import CodecLike
+from keras_lc.errors import CheckpointError, DamagedError, OptionError
+from keras_lc.loader import CheckpointInfo, describe, load
+from keras_lc.store import base, chain, files, index, record
+from keras_lc.store.index import Contents, Stored
+
+_PAYS = 0.95  # a delta larger than this share of the state is followed by a base
+
+
+class Checkpointer:
+    """Saves snapshots of one training run into one directory.
+
+    Args:
+        directory: made when the first checkpoint is saved.
+        codec: how deltas are coded, as for `core.DeltaEncoder`.
+        keyframe_every: checkpoints from one base to the next, the base counted.
+        max_to_keep: keep this many newest checkpoints and what they build on; None keeps all.
+        background: encode and write beside the training.
+        on_saved: called with a `CheckpointInfo` after each durable save, in the thread that
+            writes.
+        on_error: `"raise"` a failed save at the next one, or `"warn"` and go on.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        codec: CodecLike = "balanced",
+        keyframe_every: int = 64,
+        max_to_keep: int | None = None,
+        background: bool = True,
+        on_saved: Callable[[CheckpointInfo], Any] | None = None,
+        on_error: str = "raise",
+    ):
+        Rules(codec)
+        for option, value in {"keyframe_every": keyframe_every, "max_to_keep": max_to_keep}.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise OptionError(f"{option}={value!r}: expected a whole number from 1 up.")
+        if on_error not in ("raise", "warn"):
+            raise OptionError(f"on_error={on_error!r}: expected 'raise' or 'warn'.")
+        self.directory = Path(directory)
+        self._codec = codec
+        self._keyframe_every = keyframe_every
+        self._max_to_keep = max_to_keep
+        self._on_saved = on_saved
+        self._on_error = on_error
+        self._background = Background(background)
+        self._encoder: DeltaEncoder | None = None
+        self._chain: list[Stored] = []  # what the encoder stands on, base first
+        self._base_next = False
+
+    def wait(self) -> None:
+        """Return when every save asked for is durable; a failure of the last is raised here."""
+        try:
+            self._background.wait()
+        except CheckpointError as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=3)
+
+    def base_due(self, name: str, snapshot: Snapshot) -> bool:
+        """Whether this save begins a chain, so that the snapshot must be described."""
+        return (
+            self._encoder is None
+            or self._base_next
+            or len(self._chain) >= self._keyframe_every
+            or any(stored.name == name for stored in self._chain)
+            or not all(
+                (self.directory / s.file).exists() for s in (self._chain[0], self._chain[-1])
+            )
+            or not self._encoder.fits(snapshot.arrays)
+        )
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        epoch: int,
+        batch: int = 0,
+        logs: Mapping[str, Any] | None = None,
+        codec: CodecLike | None = None,
+    ) -> None:
+        """Make a checkpoint called `name`; it is durable after `wait`.
+
+        The arrays of the snapshot must stand until then, so call `wait` before they are
+        overwritten. A snapshot that is described (has a layout) becomes a base.
+        """
+        header = {
+            "name": name,
+            "epoch": epoch,
+            "batch": batch,
+            "step": snapshot.step,
+            "logs": _plain_logs(logs or {}),
+        }
+        self.wait()
+        try:
+            files.make_directory(self.directory)
+            self._background.submit(lambda: self._commit(snapshot, header, codec))
+        except CheckpointError as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=2)
+
+    def adopt(self, source: Source, fits: Callable[[str], bool]) -> None:
+        """Go on with the chain of the checkpoint that a model has just been restored from:
+        the one of the same step and the same weights, among those whose name fits."""
+        contents = index.scan(self.directory)
+        same_step = [
+            stored
+            for stored in reversed(contents.listed)
+            if stored.header.get("step") == source.step and fits(stored.name)
+        ]
+        if same_step:
+            self.wait()
+            snapshot = source.snapshot()
+            self._background.submit(lambda: self._adopt(snapshot, contents, same_step))
+
+    def _adopt(self, snapshot: Snapshot, contents: Contents, candidates: list[Stored]) -> None:
+        for stored in candidates:
+            try:
+                decoder = load(self.directory, contents, stored).decoder
+                encoder = DeltaEncoder.resume(decoder, self._codec, snapshot.specs)
+            except (CheckpointError, OSError):
+                continue
+            if encoder.fits(snapshot.arrays) and _same_weights(snapshot, encoder.reconstruction):
+                self._encoder, self._chain = encoder, chain.ancestry(contents, stored)
+                return
+
+    def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
+        contents = index.scan(self.directory)
+        encoder, self._encoder = self._encoder, None  # until this save is durable
+        header |= {
+            "serial": contents.next_serial,
+            "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        held = {stored.digest for stored in contents.stored}
+        lost = [stored.file for stored in self._chain if stored.digest not in held]
+        if encoder is not None and not snapshot.layout and lost:
+            raise DamagedError(
+                f"{', '.join(lost[:3])} of {str(self.directory)!r} is gone or has been altered "
+                "during training, so that no delta can build on it; the next checkpoint is whole."
+            )
+        if encoder is None or snapshot.layout:
+            files.remove_leftovers(self.directory)
+            path = self.directory / (header["name"] + index.BASE)
+            header |= {"kind": "base"}
+            self._displace(contents, path)
+            base.write(path, header, snapshot.arrays, snapshot.layout, snapshot.about)
+            encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
+            self._chain, self._base_next = [], False
+        else:
+            path = self.directory / (header["name"] + index.DELTA)
+            blob = encoder.encode(snapshot.arrays, codec)
+            header |= {
+                "kind": "delta",
+                "parent": self._chain[-1].digest,
+                "codec": str(Rules(self._codec if codec is None else codec)),
+            }
+            self._displace(contents, path)
+            with files.write_once(path) as file:
+                file.write(record.pack(header, blob))
+            self._base_next = len(blob) > _PAYS * encoder.nbytes
+        self._encoder = encoder
+        contents = self._tidy(header["name"], path.name)
+        stored = next(stored for stored in contents.stored if stored.file == path.name)
+        self._chain.append(stored)
+        if self._on_saved is not None:
+            self._on_saved(describe(self.directory, contents, stored))
+
+    def _displace(self, contents: Contents, path: Path) -> None:
+        """Keep a file that is about to lose its name, if other checkpoints build on it."""
+        for stored in contents.stored:
+            if stored.file == path.name and chain.has_children(contents, stored):
+                files.keep_as(path, path.with_name(_retired(stored)))
+
+    def _tidy(self, name: str, file: str) -> Contents:
+        """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
+        contents = index.scan(self.directory)
+        for stored in contents.stored:
+            if stored.name == name and stored.file != file:
+                self._displace(contents, self.directory / stored.file)
+                files.remove(self.directory / stored.file)
+                contents = index.scan(self.directory)
+        keep = contents.listed
+        if self._max_to_keep is not None:
+            keep = keep[-self._max_to_keep :]
+        if drop := chain.disposable(contents, keep):
+            for stored in drop:
+                files.remove(self.directory / stored.file)
+            contents = index.scan(self.directory)
+        index.write_index(self.directory, contents)
+        return contents
+
+
+def _retired(stored: Stored) -> str:
+    suffix = index.BASE if stored.file.endswith(index.BASE) else index.DELTA
+    return f"{stored.name}~{stored.digest[:8]}{suffix}"
+
+
+def _same_weights(snapshot: Snapshot, arrays: Mapping[str, np.ndarray]) -> bool:
+    return all(
+        np.array_equal(snapshot.arrays[spec.name], arrays[spec.name])
+        for spec in snapshot.specs
+        if spec.role == "weight"
+    )
+
+
+def _plain_logs(logs: Mapping[str, Any]) -> dict[str, float | str]:
+    """Scalars only; strict JSON has no NaN, so those that are not finite become text."""
+    plain: dict[str, float | str] = {}
+    for name, value in logs.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        plain[str(name)] = number if math.isfinite(number) else str(number)
+    return plain

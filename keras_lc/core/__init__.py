@@ -1,0 +1,23 @@
+"""Arrays to small bytes and back; numpy and pcodec only, no framework and no file.
+
+A state is a mapping from names to arrays. `DeltaEncoder` turns each state into the
+difference to what a decoder already has; `DeltaDecoder` turns these blobs back. How a
+tensor is coded depends on its role (`TensorSpec`) and on the codec (`Rules`); the methods
+themselves are in `codecs/`, their symbols become bytes in `streams`.
+"""
+
+from keras_lc.core.decoder import DeltaDecoder
+from keras_lc.core.encoder import DeltaEncoder
+from keras_lc.core.presets import LC, PRESETS, Balanced, Lossless, Rules
+from keras_lc.core.spec import TensorSpec
+
+__all__ = [
+    "LC",
+    "PRESETS",
+    "Balanced",
+    "DeltaDecoder",
+    "DeltaEncoder",
+    "Lossless",
+    "Rules",
+    "TensorSpec",
+]

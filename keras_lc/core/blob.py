@@ -1,0 +1,111 @@
+"""The bytes of one delta: a small table of what each tensor got, then the symbol pools.
+
+    version (1 byte), length of the table (4 bytes), table, pools, CRC-32 (4 bytes)
+
+The table is deflated JSON: one kind and one list of parameters a tensor, in processing
+order, and the length of each pool.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from keras_lc.errors import DamagedError, FormatError
+
+VERSION = 1
+_HEAD = struct.Struct("<BI")
+_TAIL = struct.Struct("<I")
+KINDS = {"same": "s", "difference": "d", "plain": "p"}
+KINDS |= {"lattice": "l", "first": "m", "second": "v", "buckets": "b"}
+_NAMES = {letter: kind for kind, letter in KINDS.items()}
+
+
+@dataclass
+class Entry:
+    """What a delta says of one tensor."""
+
+    kind: str
+    params: list[Any]
+
+
+@dataclass
+class Table:
+    """The head of a delta."""
+
+    sequence: int
+    fingerprint: int
+    references: list[int] | None  # only in the first delta of a chain
+    entries: list[Entry]
+    pools: dict[str, int]
+
+
+def pack(table: Table, pools: dict[str, bytes]) -> bytes:
+    """The bytes of a delta."""
+    document = {
+        "seq": table.sequence,
+        "table": table.fingerprint,
+        "kinds": "".join(KINDS[entry.kind] for entry in table.entries),
+        "params": [entry.params for entry in table.entries if entry.params],
+        "pools": {name: len(data) for name, data in pools.items()},
+    }
+    if table.references is not None:
+        document["refs"] = table.references
+    head = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
+    body = b"".join([_HEAD.pack(VERSION, len(head)), head, *pools.values()])
+    return body + _TAIL.pack(zlib.crc32(body))
+
+
+def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
+    """Head and pools of a delta over a base of `tensors` tensors."""
+    if len(blob) < _HEAD.size + _TAIL.size:
+        raise DamagedError(f"a delta of {len(blob)} bytes is truncated.")
+    view = memoryview(blob)
+    version, length = _HEAD.unpack_from(view)
+    if version > VERSION:
+        raise FormatError(
+            f"a delta is of codec version {version}; this keras_lc reads up to {VERSION}. Upgrade."
+        )
+    if zlib.crc32(view[: -_TAIL.size]) != _TAIL.unpack(view[-_TAIL.size :])[0]:
+        raise DamagedError("a delta does not match its checksum.")
+    body = view[_HEAD.size : -_TAIL.size]
+    if length > len(body):
+        raise DamagedError("the table of a delta is longer than the delta.")
+    try:
+        inflate = zlib.decompressobj()
+        document = json.loads(inflate.decompress(body[:length], 4096 + 1024 * tensors))
+        kinds, params = document["kinds"], iter(document["params"])
+        if len(kinds) != tensors:
+            raise DamagedError(f"a delta of {len(kinds)} tensors, its base has {tensors}.")
+        entries = [
+            Entry(_NAMES[letter], list(next(params)) if letter not in "sdpv" else [])
+            for letter in kinds
+        ]
+        references = document.get("refs")
+        if references is not None:
+            references = [int(reference) for reference in references]
+            if len(references) != tensors or not all(-1 <= r < tensors for r in references):
+                raise DamagedError("a delta refers to tensors that its base does not have.")
+        table = Table(
+            int(document["seq"]),
+            int(document["table"]),
+            references,
+            entries,
+            {str(name): int(size) for name, size in document["pools"].items()},
+        )
+    except (zlib.error, ValueError, KeyError, TypeError, StopIteration, RecursionError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"the table of a delta cannot be read: {error!r}") from error
+    pools = {}
+    rest = body[length:]
+    for name, size in table.pools.items():
+        if not 0 <= size <= len(rest):
+            raise DamagedError(f"symbol pool {name!r} of a delta is longer than the delta.")
+        pools[name], rest = rest[:size], rest[size:]
+    if len(rest):
+        raise DamagedError("a delta holds bytes that belong to no tensor.")
+    return table, pools

@@ -1,0 +1,1 @@
+"""One way of coding a tensor each."""

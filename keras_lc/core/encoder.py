@@ -1,0 +1,245 @@
+"""DeltaEncoder: states in, blobs out, always against what a decoder has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_lc.core import blob as blobs
+from keras_lc.core.codecs import buckets, exact, lattice, moments
+from keras_lc.core.decoder import Chain, DeltaDecoder, Reconstruction, pool_of
+from keras_lc.core.presets import LC, Balanced, Codec, CodecLike, Rules
+from keras_lc.core.spec import TensorSpec, TensorTable
+from keras_lc.core.streams import SymbolWriter
+
+_SAMPLE = 4096
+
+
+class DeltaEncoder:
+    """Encodes each state as its difference to what a decoder has after the last blob.
+
+    Args:
+        base: name to array; any shapes and fixed-size dtypes. It is copied.
+        codec: `"balanced"`, `"lossless"`, `"lc"`, a codec with settings such as
+            `LC(bits=3)`, or a mapping from patterns of names to these, first match wins.
+        specs: the role of each tensor; without it every float is a weight.
+
+    Raises:
+        OptionError: the codec is not known.
+        MismatchError: a spec names a tensor that the base does not have.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_lc.core import DeltaEncoder
+        >>> rng = np.random.default_rng(0)
+        >>> base = {"w": rng.normal(size=10_000).astype(np.float32)}
+        >>> encoder = DeltaEncoder(base)
+        >>> moved = {"w": base["w"] + 1e-4 * rng.normal(size=10_000).astype(np.float32)}
+        >>> len(encoder.encode(moved)) < base["w"].nbytes / 20
+        True
+    """
+
+    def __init__(
+        self,
+        base: Mapping[str, np.ndarray],
+        codec: CodecLike = "balanced",
+        specs: Iterable[TensorSpec] | None = None,
+    ):
+        self._start(Chain(base), codec, specs)
+
+    @classmethod
+    def resume(
+        cls,
+        decoder: DeltaDecoder,
+        codec: CodecLike = "balanced",
+        specs: Iterable[TensorSpec] | None = None,
+    ) -> DeltaEncoder:
+        """An encoder that goes on where a chain read from disk ends; it takes the decoder over."""
+        encoder = cls.__new__(cls)
+        encoder._start(decoder.chain, codec, specs)
+        return encoder
+
+    def _start(self, chain: Chain, codec: CodecLike, specs: Iterable[TensorSpec] | None) -> None:
+        self._chain = chain
+        self._rules = Rules(codec)
+        self._specs = chain.table.resolve(specs)
+        for name in chain.table.names:
+            self._rules.of(name)
+        references = self._references()
+        self._announce = chain.sequence == 0 or references != chain.references
+        chain.references = references
+        self._order = chain.order()
+        # a few values of each tensor as they were live, to measure how far it has moved
+        self._seen = [_sample(state.value()) for state in chain.states]
+
+    def _references(self) -> list[int]:
+        second: dict[str, int] = {}
+        first: dict[str, int] = {}
+        for i, spec in enumerate(self._specs):
+            if spec.of is not None:
+                by_weight = {"second_moment": second, "first_moment": first}.get(spec.role, {})
+                by_weight[spec.of] = i
+        sizes = self._chain.table.sizes
+        references = []
+        for i, spec in enumerate(self._specs):
+            of = {
+                "first_moment": second.get(spec.of or ""),
+                "weight": first.get(spec.name),
+            }.get(spec.role)
+            references.append(of if of is not None and sizes[of] == sizes[i] else -1)
+        return references
+
+    def fits(self, state: Mapping[str, np.ndarray]) -> bool:
+        """Whether `state` has the tensors of the base, so that it can be a delta."""
+        return TensorTable(state).fingerprint == self._chain.table.fingerprint
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole state, uncompressed."""
+        return self._chain.table.nbytes
+
+    @property
+    def reconstruction(self) -> Mapping[str, np.ndarray]:
+        """What a decoder has after the last blob: name to array, read-only."""
+        return Reconstruction(self._chain.table, self._chain.states)
+
+    def encode(self, state: Mapping[str, np.ndarray], codec: CodecLike | None = None) -> bytes:
+        """The difference of `state` to the reconstruction so far.
+
+        Args:
+            state: the tensors of the base, with its shapes and dtypes; never changed.
+            codec: another codec for this one delta.
+
+        Returns:
+            A self-contained blob for `DeltaDecoder.decode`.
+
+        Raises:
+            MismatchError: tensors are missing, surplus, or of another shape or dtype.
+        """
+        chain = self._chain
+        arrays = chain.table.check(state)
+        rules = self._rules if codec is None else Rules(codec)
+        codecs = [rules.of(name) for name in chain.table.names]
+        writers: dict[str, SymbolWriter] = {}
+        entries = []
+        changed: set[int] = set()
+        for i in self._order:
+            array = np.ascontiguousarray(arrays[i]).reshape(-1)
+            entry, symbols = self._tensor(i, array, codecs[i], changed)
+            if entry.kind != "same":
+                changed.add(i)
+                pool = pool_of(entry.kind, array.dtype, array.size)[0]
+                writers.setdefault(pool, SymbolWriter()).append(symbols)
+                chain.advance(i, entry, symbols)
+            entries.append(entry)
+            self._seen[i] = _sample(array)
+        chain.sequence += 1
+        pools = {pool: writer.finish() for pool, writer in writers.items()}
+        table = blobs.Table(
+            chain.sequence,
+            chain.table.fingerprint,
+            chain.references if self._announce else None,
+            entries,
+            {},
+        )
+        self._announce = False
+        return blobs.pack(table, pools)
+
+    def _tensor(
+        self, i: int, array: np.ndarray, codec: Codec, changed: set[int]
+    ) -> tuple[blobs.Entry, np.ndarray]:
+        """How tensor `i` is stored this time: the lossy way where the codec has one and the
+        values allow it, else bit for bit."""
+        kind = codec.kinds.get(self._specs[i].role) if array.size else None
+        lossy = None
+        # products of large values leave the range of the dtype: those go bit for bit
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            match codec, kind:
+                case Balanced(), "lattice":
+                    lossy = self._lattice(i, array, codec)
+                case Balanced(), "first":
+                    lossy = self._first(i, array, codec, changed)
+                case Balanced(), "second":
+                    lossy = self._second(i, array)
+                case LC(), "buckets":
+                    lossy = self._buckets(i, array, codec)
+        return lossy or self._exact(i, array)
+
+    def _exact(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray]:
+        reference = self._chain.states[i].value()
+        if exact.same(array, reference):
+            return blobs.Entry("same", []), _NOTHING
+        as_difference, symbols = exact.encode(array, reference)
+        return blobs.Entry("difference" if as_difference else "plain", []), symbols
+
+    def _lattice(
+        self, i: int, array: np.ndarray, codec: Balanced
+    ) -> tuple[blobs.Entry, np.ndarray] | None:
+        state = self._chain.as_lattice(i)
+        target = array.astype(lattice.real_dtype(array.dtype))
+        size = _rms(target)
+        moved = _rms(_sample(target) - self._seen[i].astype(target.dtype))
+        moved = moved or _rms(target - state.position())
+        if not moved:
+            return self._exact(i, array) if np.isfinite(size) else None
+        largest = float(np.abs(target).max())
+        if not (np.isfinite(size) and np.isfinite(moved) and np.isfinite(largest)):
+            return None
+        wanted = min(codec.step * moved, codec.finest_share * size or np.inf)
+        exponent = lattice.choose_exponent(wanted, largest, target.dtype)
+        step, k = lattice.encode(target, state, exponent, self._chain.direction(i))
+        reach = int(np.abs(k).max())
+        if reach << step.shift > lattice.LIMIT // 4:
+            return None  # a jump far beyond the lattice
+        if not reach and not step.beta:
+            return blobs.Entry("same", []), k
+        params: list[Any] = [step.exponent, step.beta, 1]
+        return blobs.Entry("lattice", params if step.rebase else params[: 2 if step.beta else 1]), k
+
+    def _second(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray] | None:
+        if not (np.isfinite(array).all() and (array >= 0).all()):
+            return None
+        return blobs.Entry("second", []), moments.encode_second(array, self._chain.as_index(i))
+
+    def _first(
+        self, i: int, array: np.ndarray, codec: Balanced, changed: set[int]
+    ) -> tuple[blobs.Entry, np.ndarray] | None:
+        if not np.isfinite(array).all():
+            return None
+        scale = self._chain.reference(i)
+        step, k = moments.encode_first(array, scale, codec.moment_step)
+        if k.size and np.abs(k).max() >= lattice.LIMIT:
+            return None
+        before = self._chain.states[i]
+        unmoved = (
+            isinstance(before, moments.Scaled)
+            and self._chain.references[i] not in changed
+            and before.step == step
+            and np.array_equal(before.k, k)
+        )
+        return blobs.Entry("same", []) if unmoved else blobs.Entry("first", [step]), k
+
+    def _buckets(
+        self, i: int, array: np.ndarray, codec: LC
+    ) -> tuple[blobs.Entry, np.ndarray] | None:
+        reference = self._chain.states[i].value()
+        if not (np.isfinite(array).all() and np.isfinite(reference).all()):
+            return None
+        centres, number = buckets.encode(array, reference, codec.bits)
+        if not np.isfinite(centres).all():
+            return None
+        return blobs.Entry("buckets" if centres else "same", centres), number
+
+
+_NOTHING = np.empty(0, np.int16)
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    # an odd stride does not fall on the same columns of a matrix again and again
+    return array[:: array.size // _SAMPLE | 1].copy()
+
+
+def _rms(array: np.ndarray) -> float:
+    return float(np.sqrt(float(array @ array) / max(1, array.size)))

@@ -1,0 +1,299 @@
+"""The way up: a chain is found, checked, decoded, and put into a model."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from keras_lc.core import DeltaDecoder
+from keras_lc.errors import DamagedError, MismatchError, NotFoundError, StoreError
+from keras_lc.store import base, chain, index, record
+from keras_lc.store.index import Contents, Stored
+
+SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt", ".lcd")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One checkpoint of a directory.
+
+    Attributes:
+        path: path without suffix, as `restore` takes it.
+        kind: `"base"` or `"delta"`.
+        epoch: completed epochs.
+        batch: batches done in the unfinished epoch, 0 at the end of one.
+        step: iterations of the optimizer.
+        logs: the metrics at the time of saving.
+        nbytes: size of the file.
+        parent: path of the checkpoint that a delta builds on; None for a base.
+        saved_at: time of saving, UTC.
+    """
+
+    path: str
+    kind: str
+    epoch: int
+    batch: int
+    step: int
+    logs: dict[str, float]
+    nbytes: int
+    parent: str | None
+    saved_at: datetime
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint decoded."""
+
+    info: CheckpointInfo
+    decoder: DeltaDecoder
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` and `restore_latest` give back.
+
+    Attributes:
+        model: the model, its state put back.
+        path: path of the checkpoint, without suffix.
+        epoch: completed epochs; pass it to `fit` as `initial_epoch`.
+        batch: batches done in the unfinished epoch, 0 at the end of one.
+        step: iterations of the optimizer.
+        logs: the metrics at the time of saving.
+    """
+
+    model: Any
+    path: str
+    epoch: int
+    batch: int
+    step: int
+    logs: dict[str, float]
+
+
+def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Restored | None:
+    """Put the newest intact checkpoint of a directory back.
+
+    Args:
+        directory: where `LCModelCheckpoint` saves; it need not exist.
+        model: a compiled `keras.Model` of the architecture that was saved, changed in place.
+            Without it the compiled model is rebuilt from the stored configuration.
+
+    Returns:
+        What was restored, or None when there is no checkpoint yet.
+
+    Raises:
+        MismatchError: the checkpoint is of another model; the model is unchanged.
+        DamagedError: there are checkpoints, but none is intact.
+        StoreError: the directory is a file or cannot be read.
+
+    Example:
+        >>> import keras_lc
+        >>> keras_lc.restore_latest("no/such/directory") is None
+        True
+    """
+    loaded = load_latest(Path(directory))
+    return None if loaded is None else _restore(loaded, model)
+
+
+def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
+    """Put one checkpoint back.
+
+    Args:
+        path: for example `"training/cp-0007"`, with or without suffix.
+        model: as for `restore_latest`.
+
+    Raises:
+        NotFoundError: there is no such checkpoint; near names are listed.
+        DamagedError: it, or a checkpoint that it builds on, is damaged.
+        MismatchError: the checkpoint is of another model; the model is unchanged.
+
+    Example:
+        >>> import keras_lc
+        >>> try:
+        ...     keras_lc.restore("no/such/directory/cp-0001")
+        ... except keras_lc.CheckpointError as error:
+        ...     print(error)
+        there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
+    """
+    return _restore(load_named(path), model)
+
+
+def _restore(loaded: Loaded, model: Any) -> Restored:
+    from keras_lc.capture.keras import KerasCapture, rebuild  # brings Keras and its backend
+
+    if model is None:
+        model = rebuild(loaded.about, repr(loaded.info.path))
+    try:
+        KerasCapture(model).restore(loaded.decoder.reconstruction, loaded.about)
+    except MismatchError as error:
+        raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
+    info = loaded.info
+    return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)
+
+
+def load(directory: Path, contents: Contents, target: Stored) -> Loaded:
+    """Decode one checkpoint, every file of its chain checked before it is interpreted.
+
+    Raises:
+        DamagedError: a file of the chain is missing, altered or truncated; it is named.
+    """
+    about: dict[str, Any] = {}
+    decoder: DeltaDecoder | None = None
+    for stored in chain.ancestry(contents, target):
+        try:
+            with open(directory / stored.file, "rb") as file:
+                frame = record.read_frame(file)
+                if frame is None or frame.digest != stored.digest:
+                    raise DamagedError("the file has been altered or replaced.")
+                file.seek(0)
+                data = file.read(frame.end)
+            payload = record.checked(data, frame)
+            if decoder is None:
+                content = base.read(data)
+                about, decoder = content.about, DeltaDecoder(content.arrays)
+            else:
+                decoder.decode(bytes(payload))
+        except OSError as error:
+            raise DamagedError(f"{stored.file} cannot be read: {error}") from error
+        except (DamagedError, MismatchError) as error:
+            raise DamagedError(
+                f"{str(directory / stored.file)!r} is damaged: {error} Restore an older checkpoint."
+            ) from error
+    assert decoder is not None
+    return Loaded(describe(directory, contents, target), decoder, about)
+
+
+def load_latest(directory: Path) -> Loaded | None:
+    """The newest checkpoint that is intact, with a warning for each newer one that is not.
+
+    Raises:
+        DamagedError: there are checkpoints, but none is intact.
+        StoreError: the directory is a file.
+    """
+    contents = open_directory(directory)
+    faults = [f"{file}: {reason}" for file, reason in contents.damaged.items()]
+    for stored in reversed(contents.listed):
+        try:
+            loaded = load(directory, contents, stored)
+        except DamagedError as error:
+            faults.append(str(error))
+            continue
+        if faults:
+            warnings.warn(
+                f"{loaded.info.path} is the newest intact checkpoint; damaged: {'; '.join(faults)}",
+                stacklevel=3,
+            )
+        return loaded
+    if faults:
+        raise DamagedError(
+            f"no checkpoint of {str(directory)!r} is intact: {'; '.join(faults)}. Move the "
+            "directory away to train from the beginning."
+        )
+    return None
+
+
+def load_named(path: str | os.PathLike[str]) -> Loaded:
+    """One checkpoint by its path, with or without suffix.
+
+    Raises:
+        NotFoundError: there is none of that name; near names are listed.
+        DamagedError: it, or a checkpoint that it builds on, is damaged.
+    """
+    full = Path(path)
+    if full.is_dir():
+        raise NotFoundError(
+            f"{str(full)!r} is a directory; `restore_latest` takes a directory, `restore` one "
+            f"checkpoint such as {str(full / 'cp-0007')!r}."
+        )
+    name = strip_suffix(full.name)
+    contents = open_directory(full.parent)
+    for stored in contents.stored[::-1]:
+        if stored.name == name:
+            return load(full.parent, contents, stored)
+    for file, reason in contents.damaged.items():
+        if strip_suffix(file) == name:
+            raise DamagedError(f"{str(full.parent / file)!r} is damaged: {reason}")
+    names = [stored.name for stored in contents.listed]
+    near = get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
+    raise NotFoundError(
+        f"there is no checkpoint {name!r} in {str(full.parent)!r}; "
+        + (f"it has {len(names)}, among them {', '.join(near)}." if names else "it holds none.")
+    )
+
+
+def open_directory(directory: Path) -> Contents:
+    """The checkpoints of a directory; an error if it is a file."""
+    if directory.is_file():
+        raise StoreError(f"{str(directory)!r} is a file; expected a directory of checkpoints.")
+    return index.scan(directory)
+
+
+def list_checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
+    """The checkpoints of a directory, oldest first; only headers are read.
+
+    Args:
+        directory: a directory, which need not exist.
+
+    Raises:
+        StoreError: the directory is a file or cannot be read.
+
+    Example:
+        >>> import keras_lc
+        >>> keras_lc.list_checkpoints("no/such/directory")
+        []
+    """
+    path = Path(directory)
+    contents = open_directory(path)
+    return [describe(path, contents, stored) for stored in contents.listed]
+
+
+def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
+    """Path, without suffix, of the newest checkpoint that is intact; None if there is none.
+
+    Everything that it builds on is read and checked. A warning names damaged ones that are
+    newer.
+
+    Args:
+        directory: a directory, which need not exist.
+
+    Raises:
+        DamagedError: there are checkpoints, but none is intact.
+        StoreError: the directory is a file or cannot be read.
+
+    Example:
+        >>> import keras_lc
+        >>> keras_lc.latest_checkpoint("no/such/directory") is None
+        True
+    """
+    loaded = load_latest(Path(directory))
+    return None if loaded is None else loaded.info.path
+
+
+def describe(directory: Path, contents: Contents, stored: Stored) -> CheckpointInfo:
+    """What is known of a stored checkpoint."""
+    header = stored.header
+    parent = next((s.name for s in contents.stored if s.digest == stored.parent), stored.parent)
+    return CheckpointInfo(
+        path=os.path.join(directory, stored.name),
+        kind="base" if stored.parent is None else "delta",
+        epoch=header["epoch"],
+        batch=header["batch"],
+        step=header["step"],
+        logs={name: float(value) for name, value in header["logs"].items()},
+        nbytes=stored.nbytes,
+        parent=None if parent is None else os.path.join(directory, parent),
+        saved_at=datetime.fromisoformat(header["saved_at"]),
+    )
+
+
+def strip_suffix(name: str) -> str:
+    """A checkpoint's name without the suffix that users may write."""
+    for suffix in SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name

@@ -1,0 +1,1 @@
+"""Bytes to durable files and back; knows nothing of tensors' meaning."""

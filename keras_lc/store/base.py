@@ -1,0 +1,135 @@
+"""The payload of a base: an HDF5 file that Keras reads, and what Keras leaves out.
+
+The record's prefix and header lie in the HDF5 user block, its digest behind the end of the
+HDF5 data, so that one file is both a record and a plain `.weights.h5`. Arrays that Keras
+does not store, the table of all tensors and the model's configuration are in the group
+`keras_lc`, which Keras ignores.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from keras_lc.errors import DamagedError
+from keras_lc.store import record
+from keras_lc.store.files import write_once
+
+GROUP = "keras_lc"
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a base file holds: tensors by name, and free JSON about them."""
+
+    arrays: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def write(
+    path: Path,
+    header: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    layout: Mapping[str, str | np.ndarray],
+    about: dict[str, Any],
+) -> str:
+    """Write a base.
+
+    Args:
+        path: the file to make.
+        header: the record's header, JSON.
+        arrays: every tensor of the state by name.
+        layout: HDF5 path to the name of a tensor, or to an array that is stored for
+            Keras alone.
+        about: JSON about the state, such as the model's configuration.
+
+    Returns:
+        Hexadecimal digest of the record.
+    """
+    start = len(record.head(header, 0, align=True))
+    with write_once(path) as file:
+        with h5py.File(file, "w", userblock_size=start) as h5:
+            places = {}
+            for place, content in layout.items():
+                if isinstance(content, str):
+                    places[content] = place
+                    content = arrays[content]
+                _store(h5, place, content)
+            for name, array in arrays.items():
+                if name not in places:
+                    places[name] = f"{GROUP}/state/{name}"
+                    _store(h5, places[name], array)
+            table = [
+                [name, dtype_name(array.dtype), list(array.shape), places[name]]
+                for name, array in arrays.items()
+            ]
+            text = json.dumps({"tensors": table, "about": about}).encode()
+            h5.create_dataset(f"{GROUP}/table", data=np.frombuffer(text, np.uint8))
+        return record.seal(file, header, start)
+
+
+def read(data: bytes) -> Base:
+    """The contents of a base file read whole, its digest compared already."""
+    try:
+        with h5py.File(io.BytesIO(data), "r") as h5:
+            document = json.loads(_plain(h5, f"{GROUP}/table")[()].tobytes())
+            arrays = {}
+            for name, dtype, shape, place in document["tensors"]:
+                arrays[str(name)] = _load(h5, place, parse_dtype(dtype), shape, len(data))
+            return Base(arrays, dict(document["about"]))
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise DamagedError(f"the HDF5 part of the base cannot be read: {error}") from error
+
+
+def _store(h5: h5py.File, place: str, array: np.ndarray) -> None:
+    if array.dtype.kind in "SU":  # of these HDF5 takes only the bytes
+        array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    dataset = h5.create_dataset(place, data=array)
+    if array.dtype.name == "bfloat16":
+        dataset.attrs["dtype"] = "bfloat16"  # how Keras marks it
+
+
+def _plain(h5: h5py.File, place: str) -> h5py.Dataset:
+    dataset = h5[place]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise DamagedError(f"{place!r} of the base is not a plain dataset.")
+    return dataset
+
+
+def _load(
+    h5: h5py.File, place: str, dtype: np.dtype[Any], shape: list[int], limit: int
+) -> np.ndarray:
+    dataset = _plain(h5, place)
+    claimed = prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed > limit or dataset.nbytes != claimed:
+        raise DamagedError(
+            f"tensor {place!r} of the base is {dtype}{shape} by its table and "
+            f"{dataset.dtype}{list(dataset.shape)} in the file."
+        )
+    stored: np.ndarray = dataset[()]
+    return np.ascontiguousarray(stored).reshape(-1).view(dtype).reshape(shape)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Text for a dtype: numpy's own code, or the name of an `ml_dtypes` type."""
+    return dtype.str if dtype.kind in "biufcSU" else dtype.name
+
+
+def parse_dtype(text: str) -> np.dtype[Any]:
+    """The dtype of a text from a file; only fixed-size ones are accepted."""
+    if text.startswith(("bfloat", "float8")):
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, text))
+    dtype = np.dtype(text)
+    if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
+        raise DamagedError(f"dtype {text!r} is not one that a checkpoint holds.")
+    return dtype

@@ -1,0 +1,166 @@
+"""What checkpoints a directory holds.
+
+The files are the truth. `checkpoint.json` only saves opening each of them: an entry counts
+as long as its file has the size and time that it names, and a missing, stale or damaged
+index is made anew from the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from keras_lc.errors import CheckpointError, DamagedError, StoreError
+from keras_lc.store import record
+from keras_lc.store.files import write_once
+
+INDEX = "checkpoint.json"
+BASE = ".weights.h5"
+DELTA = ".lcd"
+_RETIRED = re.compile(r"~[0-9a-f]{8}$")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One checkpoint as its file describes it."""
+
+    file: str
+    nbytes: int
+    modified: int  # ns
+    digest: str
+    header: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return self.file.removesuffix(BASE).removesuffix(DELTA)
+
+    @property
+    def retired(self) -> bool:
+        """A file that lost its name to a newer one and stays because others build on it."""
+        return bool(_RETIRED.search(self.name))
+
+    @property
+    def parent(self) -> str | None:
+        """Digest of the checkpoint that a delta builds on; None for a base."""
+        parent = self.header.get("parent")
+        return parent if isinstance(parent, str) else None
+
+    @property
+    def serial(self) -> int:
+        """Number of the save in its directory, counted up; clocks may go back, this does not."""
+        serial = self.header.get("serial")
+        return serial if isinstance(serial, int) else 0
+
+
+@dataclass
+class Contents:
+    """The checkpoints of a directory, oldest first, and the files that cannot be read."""
+
+    stored: list[Stored] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)  # file to reason
+
+    @property
+    def listed(self) -> list[Stored]:
+        """Those that can be named; of two of one name, the newer."""
+        by_name = {stored.name: stored for stored in self.stored if not stored.retired}
+        return [stored for stored in self.stored if by_name.get(stored.name) is stored]
+
+    @property
+    def next_serial(self) -> int:
+        return max((stored.serial for stored in self.stored), default=0) + 1
+
+
+def scan(directory: Path) -> Contents:
+    """Read the headers of a directory, as far as the index does not have them.
+
+    Raises:
+        StoreError: the directory cannot be read.
+    """
+    known = _read_index(directory)
+    contents = Contents()
+    try:
+        paths = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return contents
+    except OSError as error:
+        raise StoreError(f"cannot read the directory {str(directory)!r}: {error}") from error
+    for path in paths:
+        if path.name.startswith(".") or not path.name.endswith((BASE, DELTA)):
+            continue
+        try:
+            stored = _describe(path, known.get(path.name))
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except (CheckpointError, OSError) as error:
+            contents.damaged[path.name] = str(error)
+        else:
+            if stored is not None:
+                contents.stored.append(stored)
+    contents.stored.sort(key=lambda stored: (stored.serial, stored.file))
+    return contents
+
+
+def _describe(path: Path, known: Stored | None) -> Stored | None:
+    stat = path.stat()
+    if known and (known.nbytes, known.modified) == (stat.st_size, stat.st_mtime_ns):
+        return known
+    with open(path, "rb") as file:
+        frame = record.read_frame(file)
+    if frame is None:
+        if path.name.endswith(BASE):
+            return None  # a plain Keras file of someone else
+        raise DamagedError("the file does not begin like a checkpoint.")
+    _check_header(frame.header)
+    return Stored(path.name, stat.st_size, stat.st_mtime_ns, frame.digest, frame.header)
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    wanted = {"serial": int, "epoch": int, "batch": int, "step": int, "logs": dict, "saved_at": str}
+    for key, kind in wanted.items():
+        if not isinstance(header.get(key), kind):
+            raise DamagedError(f"the header holds {header.get(key)!r} as {key!r}.")
+    try:
+        datetime.fromisoformat(header["saved_at"])
+        for value in header["logs"].values():
+            float(value)
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"the header cannot be used: {error}") from error
+
+
+def _read_index(directory: Path) -> dict[str, Stored]:
+    try:
+        document = json.loads((directory / INDEX).read_bytes())
+        rows = document["checkpoints"]
+        if document["sha256"] != _digest(rows):
+            return {}
+        return {row["file"]: Stored(**row) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def write_index(directory: Path, contents: Contents) -> None:
+    """Write the index; failing to costs nothing but time, so that it is no error."""
+    rows = [
+        {
+            "file": stored.file,
+            "nbytes": stored.nbytes,
+            "modified": stored.modified,
+            "digest": stored.digest,
+            "header": stored.header,
+        }
+        for stored in contents.stored
+    ]
+    text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
+    with suppress(StoreError), write_once(directory / INDEX) as file:
+        file.write(text.encode())
+
+
+def _digest(rows: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()

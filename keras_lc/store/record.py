@@ -1,0 +1,143 @@
+"""The frame of every checkpoint file: magic, version, header, payload, digest.
+
+    offset  bytes  meaning
+    0       8      magic 89 4C 43 4B 0D 0A 1A 0A
+    8       2      version of the format, little-endian like all numbers here
+    10      2      zero
+    12      4      H, length of the header
+    16      8      P, length of the payload
+    24      H      header: JSON, an object; trailing spaces are allowed
+    24+H    P      payload: an HDF5 file (base) or a blob of `core` (delta)
+    24+H+P  32     SHA-256 of all that precedes
+
+Records simply concatenate. The digest names the record: a child holds that of its parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from keras_lc.errors import DamagedError, FormatError
+
+MAGIC = b"\x89LCK\r\n\x1a\n"
+VERSION = 1
+_PREFIX = struct.Struct("<8sHHIQ")
+DIGEST = 32
+MAX_HEADER = 1 << 26
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the first bytes of a record say, and the digest that ends it."""
+
+    header: dict[str, Any]
+    start: int  # of the payload, from the start of the record
+    payload: int
+    digest: str  # as written; only `read` and `checked` have compared it
+
+    @property
+    def end(self) -> int:
+        """Length of the whole record."""
+        return self.start + self.payload + DIGEST
+
+
+def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
+    """Prefix and header; aligned, they fill a power of two from 512 up (an HDF5 user block)."""
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    if align:
+        size = max(512, 1 << (_PREFIX.size + len(text) - 1).bit_length())
+        text = text.ljust(size - _PREFIX.size)
+    if len(text) > MAX_HEADER:
+        raise FormatError(f"a header of {len(text)} bytes is over the limit of {MAX_HEADER}.")
+    return _PREFIX.pack(MAGIC, VERSION, 0, len(text), payload) + text
+
+
+def pack(header: dict[str, Any], payload: bytes) -> bytes:
+    """A whole record."""
+    body = head(header, len(payload)) + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
+    """Finish a file whose payload, from `start` on, is already written; its digest."""
+    size = file.seek(0, os.SEEK_END)
+    first = head(header, size - start, align=True)
+    if len(first) != start:
+        raise FormatError(f"the header takes {len(first)} bytes where {start} were kept free.")
+    file.seek(0)
+    file.write(first)
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    file.seek(size)
+    file.write(digest.digest())
+    return digest.hexdigest()
+
+
+def read_frame(file: BinaryIO) -> Frame | None:
+    """The frame that begins here, the payload unread; None if this is no record at all.
+
+    Raises:
+        DamagedError: it is one, but cut short or garbled.
+        FormatError: it is of a newer version.
+    """
+    begin = file.tell()
+    prefix = file.read(_PREFIX.size)
+    if not prefix.startswith(MAGIC):
+        return None
+    if len(prefix) < _PREFIX.size:
+        raise DamagedError("the file ends within its first bytes.")
+    _, version, zero, length, payload = _PREFIX.unpack(prefix)
+    if version > VERSION:
+        raise FormatError(
+            f"the file is of format version {version}, this keras_lc reads up to {VERSION}. "
+            "Upgrade keras_lc."
+        )
+    size = os.fstat(file.fileno()).st_size - begin
+    start = _PREFIX.size + length
+    if version < 1 or zero or length > MAX_HEADER or start + payload + DIGEST > size:
+        raise DamagedError(
+            f"the file is truncated or altered: it has {size} bytes and its first bytes ask for "
+            f"{start + payload + DIGEST}."
+        )
+    header = _parse(file.read(length))
+    file.seek(begin + start + payload)
+    return Frame(header, start, payload, file.read(DIGEST).hex())
+
+
+def checked(record: bytes, frame: Frame) -> memoryview:
+    """The payload of a record read whole, its digest compared first."""
+    body = memoryview(record)[: frame.end - DIGEST]
+    found = hashlib.sha256(body).hexdigest()
+    if found != record[frame.end - DIGEST : frame.end].hex() or found != frame.digest:
+        raise DamagedError("the contents do not match their checksum.")
+    return body[frame.start :]
+
+
+def verify(file: BinaryIO, frame: Frame) -> None:
+    """Read the record that begins here and compare its digest, a block at a time."""
+    digest = hashlib.sha256()
+    left = frame.end - DIGEST
+    while left:
+        block = file.read(min(_BLOCK, left))
+        if not block:
+            raise DamagedError("the file is truncated.")
+        digest.update(block)
+        left -= len(block)
+    if digest.hexdigest() != frame.digest:
+        raise DamagedError("the contents do not match their checksum.")
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the header cannot be read: {error}") from error
+    if not isinstance(header, dict):
+        raise DamagedError("the header is not an object.")
+    return header

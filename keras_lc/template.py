@@ -1,0 +1,82 @@
+"""File path templates: where a checkpoint goes and what it is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from keras_lc.errors import TemplateError
+from keras_lc.loader import strip_suffix
+
+_ANGLE = re.compile(r"<(epoch|batch)((?::[^<>{}]*)?)>")
+
+
+class Template:
+    """A path such as `training/cp-{epoch:04d}`, filled in as Keras does.
+
+    Args:
+        filepath: text or path; `{epoch}`, `{batch}` and the names of logs are replaced.
+            `<epoch:04d>` is another spelling of `{epoch:04d}`. A suffix that Keras would ask
+            for (`.weights.h5`, `.keras`, `.h5`, `.ckpt`) may be there and is left out.
+
+    Raises:
+        TemplateError: the braces do not match, or there is no file name.
+    """
+
+    def __init__(self, filepath: str | os.PathLike[str]):
+        self.text = _ANGLE.sub(r"{\1\2}", os.fspath(filepath))
+        try:
+            list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise TemplateError(
+                f"the filepath {self.text!r} is no valid template: {error}. Write fields as in "
+                "'training/cp-{epoch:04d}'."
+            ) from error
+        if not strip_suffix(os.path.basename(self.text)):
+            raise TemplateError(
+                f"the filepath {self.text!r} names a directory; add a file name, for example "
+                f"{os.path.join(self.text, 'cp-{epoch:04d}')!r}."
+            )
+        head, tail = os.path.split(self.text)
+        self.directory = None if "{" in head else Path(head)
+        self._name = re.compile(
+            "".join(
+                re.escape(literal) + ("" if field is None else ".+")
+                for literal, field, _, _ in Formatter().parse(strip_suffix(tail))
+            )
+        )
+
+    def fill(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
+        """The path for a save; `epoch` and `batch` count from 0, as in Keras' callbacks.
+
+        Raises:
+            TemplateError: a field is neither `epoch`, `batch` (when saving by batches) nor a
+                name in `logs`, or its format does not suit the value.
+        """
+        fields: dict[str, Any] = {**logs, "epoch": epoch + 1}
+        if batch is not None:
+            fields.setdefault("batch", batch + 1)
+        try:
+            return self.text.format(**fields)
+        except (KeyError, IndexError) as error:
+            raise TemplateError(
+                f"the filepath {self.text!r} asks for {error}, which is not known when saving; "
+                f"known are {', '.join(sorted(fields))}. No checkpoint was written."
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise TemplateError(
+                f"the filepath {self.text!r} cannot be filled in: {error}."
+            ) from error
+
+    def fits(self, name: str) -> bool:
+        """Whether a checkpoint of this name may have come from this template."""
+        return self._name.fullmatch(name) is not None
+
+
+def split(path: str) -> tuple[Path, str]:
+    """Directory and checkpoint name of a filled-in path."""
+    return Path(os.path.dirname(path)), strip_suffix(os.path.basename(path))
