@@ -81,7 +81,7 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         if len(kinds) != tensors:
             raise DamagedError(f"a delta of {len(kinds)} tensors, its base has {tensors}.")
         entries = [
-            Entry(_NAMES[letter], list(next(params)) if letter not in "sdpv" else [])
+            Entry(_NAMES[letter], list(next(params)) if letter not in "sdp" else [])
             for letter in kinds
         ]
         references = document.get("refs")

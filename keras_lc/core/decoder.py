@@ -92,7 +92,8 @@ class Chain:
                     self.as_lattice(i), step, symbols, self.direction(i)
                 )
             case "second":
-                self.states[i] = moments.advance_second(self.as_index(i), symbols)
+                index = self.as_index(i)
+                self.states[i] = moments.advance_second(index, entry.params[0], symbols)
             case "first":
                 scale = self.reference(i)
                 self.states[i] = moments.first(symbols, entry.params[0], scale, dtype)

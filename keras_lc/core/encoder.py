@@ -152,7 +152,8 @@ class DeltaEncoder:
     ) -> tuple[blobs.Entry, np.ndarray]:
         """How tensor `i` is stored this time: the lossy way where the codec has one and the
         values allow it, else bit for bit."""
-        kind = codec.kinds.get(self._specs[i].role) if array.size else None
+        roomy = array.size and array.dtype.itemsize > 1  # eight bits are few enough already
+        kind = codec.kinds.get(self._specs[i].role) if roomy else None
         lossy = None
         # products of large values leave the range of the dtype: those go bit for bit
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -201,7 +202,10 @@ class DeltaEncoder:
     def _second(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray] | None:
         if not (np.isfinite(array).all() and (array >= 0).all()):
             return None
-        return blobs.Entry("second", []), moments.encode_second(array, self._chain.as_index(i))
+        state = self._chain.as_index(i)
+        factor, moves = moments.encode_second(array, state)
+        unmoved = state is self._chain.states[i] and state.factor == factor and not moves.any()
+        return blobs.Entry("same", []) if unmoved else blobs.Entry("second", [factor]), moves
 
     def _first(
         self, i: int, array: np.ndarray, codec: Balanced, changed: set[int]

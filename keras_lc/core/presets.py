@@ -30,9 +30,9 @@ class Balanced:
         moment_step: step of the first moment, in root mean squares of itself.
     """
 
-    step: float = 3.0
+    step: float = 2.0
     finest_share: float = 0.05
-    moment_step: float = 2.0
+    moment_step: float = 1.5
     kinds: ClassVar[Mapping[Role, str]] = {
         "weight": "lattice",
         "first_moment": "first",

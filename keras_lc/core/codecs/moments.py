@@ -1,8 +1,11 @@
-"""Adam's moments: the second as indices of powers of two, the first in units of its root.
+"""Adam's moments: the second as powers of two, the first in units of its root.
 
-Second moment: `v_hat = 2**(3 * index) / sqrt(2)`, chained like the weights. An index moves
-only when the value has clearly left its cell, which costs a tenth of the bits and does not
-show in training. It is never rounded to zero: that would make the next update explode.
+Second moment: `v_hat = factor * 2**index`, the indices chained like the weights. An index
+moves only when the value has left its octave by half an octave more, which saves most of the
+bits and does not show in training. One factor a tensor, stored with each delta, keeps the
+mean of `sqrt(v / v_hat)` at one, and with it the size of the coming updates: without it they
+grow by a tenth, for as many steps as the optimizer remembers. A value is never rounded to
+zero: that would make the next update explode.
 First moment: `m_hat = k * step * sqrt(v_hat)`, stored anew each time, since the difference
 to an earlier one is no smaller than itself.
 """
@@ -17,21 +20,27 @@ import numpy as np
 from keras_lc.core.codecs.lattice import real_dtype
 from keras_lc.errors import DamagedError
 
-OCTAVES = 3  # width of a cell of the second moment, in powers of two
-ZERO = -400  # the index of an exact zero; float64 needs no cell below -359
-_TOP = 345
-_STAY = 2  # an exponent this near to the middle of its cell leaves the index alone
+ZERO = -1200  # the index of an exact zero, below that of any float64
+_TOP = 1025
+_ROOT_HALF = np.float32(0.70710678)
 
 
 @dataclass
 class LogIndex:
-    """A second moment as indices into powers of two; `index` is int16 and flat."""
+    """A second moment as powers of two and a common factor; `index` is int16 and flat."""
 
     index: np.ndarray
+    factor: float
     dtype: np.dtype[Any]
 
     def value(self) -> np.ndarray:
-        return _table(self.dtype)[np.clip(self.index, ZERO, _TOP) - ZERO]
+        """`factor * 2**index`, not below the smallest positive number of the dtype."""
+        real = real_dtype(self.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            powers = np.ldexp(real.type(self.factor), np.arange(ZERO, _TOP + 1))
+        table = np.clip(powers, *_positive_range(self.dtype, real)).astype(self.dtype)
+        table[0] = 0
+        return table[np.clip(self.index, ZERO, _TOP) - ZERO]
 
 
 @dataclass
@@ -52,39 +61,37 @@ class Scaled:
         return out.astype(self.dtype, copy=False)
 
 
-def _table(dtype: np.dtype[Any]) -> np.ndarray:
-    """`v_hat` for every index from ZERO to _TOP; ldexp is exact, so all machines agree."""
-    real = real_dtype(dtype)
-    limits = np.finfo(real)
-    exponents = OCTAVES * np.arange(ZERO, _TOP + 1)
-    values = np.ldexp(0.7071067811865476, np.clip(exponents, -1060, 1020))
-    values = np.clip(values, float(limits.smallest_subnormal), float(limits.max)).astype(real)
-    values[0] = 0
-    table: np.ndarray = values.astype(dtype)
-    return table
-
-
-def _exponent(v: np.ndarray) -> np.ndarray:
-    return np.frexp(v.astype(real_dtype(v.dtype), copy=False))[1].astype(np.int16)
+def _positive_range(dtype: np.dtype[Any], real: np.dtype[Any]) -> np.ndarray:
+    """Smallest and largest positive finite number of a dtype."""
+    infinity = np.array([np.inf], dtype).view(f"u{dtype.itemsize}")
+    return np.concatenate([infinity * 0 + 1, infinity - 1]).view(dtype).astype(real)
 
 
 def start_second(v: np.ndarray) -> LogIndex:
-    """The indices of exact values (flat); integer arithmetic on exponents only."""
-    exponent = _exponent(v)
-    return LogIndex(np.where(v == 0, ZERO, (exponent + 1) // OCTAVES).astype(np.int16), v.dtype)
+    """The octaves of exact values (flat); a value in octave `i` is from `2**(i-1)` to `2**i`."""
+    exponent = np.frexp(v.astype(real_dtype(v.dtype), copy=False))[1]
+    return LogIndex(np.where(v == 0, ZERO, exponent).astype(np.int16), 1.0, v.dtype)
 
 
-def encode_second(v: np.ndarray, state: LogIndex) -> np.ndarray:
-    """By how much each index moves (int16, flat)."""
-    target = start_second(v).index
-    near = np.abs(_exponent(v) - OCTAVES * state.index) <= _STAY
-    stay = near & (v != 0) & (state.index != ZERO)
-    return np.where(stay, np.int16(0), target - state.index).astype(np.int16)
+def encode_second(v: np.ndarray, state: LogIndex) -> tuple[float, np.ndarray]:
+    """The factor, and by how much each index moves (int16, flat)."""
+    mantissa, exponent = np.frexp(v.astype(real_dtype(v.dtype), copy=False))
+    # in half octaves from the lower end of the present octave: 0 and 1 are inside
+    offset = 2 * (exponent - state.index) + (mantissa >= _ROOT_HALF)
+    stay = (offset >= -1) & (offset <= 2) & (v != 0) & (state.index != ZERO)
+    index = np.where(stay, state.index, np.where(v == 0, ZERO, exponent)).astype(np.int16)
+    # frexp has done half of v / 2**index already; the rest is a small power of two
+    ratio = np.ldexp(mantissa, exponent - index)[v != 0]
+    factor = float(np.mean(np.sqrt(ratio), dtype=np.float64)) ** 2 if ratio.size else 1.0
+    return float(f"{factor:.3g}"), index - state.index
 
 
-def advance_second(state: LogIndex, moves: np.ndarray) -> LogIndex:
+def advance_second(state: LogIndex, factor: float, moves: np.ndarray) -> LogIndex:
     """The state after a delta; `state` is used up."""
+    if not 0.25 <= factor <= 2:
+        raise DamagedError(f"a second moment with a factor of {factor} is impossible.")
     state.index += moves
+    state.factor = factor
     return state
 
 
