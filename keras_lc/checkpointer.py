@@ -66,6 +66,7 @@ class Checkpointer:
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
         self._base_next = False
+        self._swept = False  # of what killed processes left behind
 
     def wait(self) -> None:
         """Return when every save asked for is durable; a failure of the last is raised here."""
@@ -145,6 +146,9 @@ class Checkpointer:
                 return
 
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
+        if not self._swept:
+            files.remove_leftovers(self.directory)
+            self._swept = True
         contents = index.scan(self.directory)
         encoder, self._encoder = self._encoder, None  # until this save is durable
         header |= {
@@ -159,7 +163,6 @@ class Checkpointer:
                 "during training, so that no delta can build on it; the next checkpoint is whole."
             )
         if encoder is None or snapshot.layout:
-            files.remove_leftovers(self.directory)
             path = self.directory / (header["name"] + index.BASE)
             header |= {"kind": "base"}
             self._displace(contents, path)
