@@ -100,6 +100,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             "background": background,
             "on_saved": on_saved,
             "on_error": on_error,
+            "owns": self._template.fits,
         }
         self._checkpointer = Checkpointer(self._template.directory or Path(), **self._options)
         self._capture: KerasCapture | None = None
@@ -147,7 +148,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         capture = self._capture
         assert capture is not None
         if capture.step and capture.model.built:
-            self._checkpointer.adopt(capture, self._template.fits)
+            self._checkpointer.adopt(capture)
 
     def _save(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
         path = self._template.fill(epoch, batch, logs)

@@ -18,7 +18,7 @@ from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.errors import CheckpointError, DamagedError, OptionError
+from keras_lc.errors import CheckpointError, DamagedError, OptionError, TemplateError
 from keras_lc.loader import CheckpointInfo, describe, load
 from keras_lc.store import base, chain, files, index, record
 from keras_lc.store.index import Contents, Stored
@@ -38,6 +38,8 @@ class Checkpointer:
         on_saved: called with a `CheckpointInfo` after each durable save, in the thread that
             writes.
         on_error: `"raise"` a failed save at the next one, or `"warn"` and go on.
+        owns: whether a name is of this run; checkpoints of other names in the directory are
+            neither built on nor counted by `max_to_keep`.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Checkpointer:
         background: bool = True,
         on_saved: Callable[[CheckpointInfo], Any] | None = None,
         on_error: str = "raise",
+        owns: Callable[[str], bool] = lambda name: True,
     ):
         Rules(codec)
         for option, value in {"keyframe_every": keyframe_every, "max_to_keep": max_to_keep}.items():
@@ -62,6 +65,7 @@ class Checkpointer:
         self._max_to_keep = max_to_keep
         self._on_saved = on_saved
         self._on_error = on_error
+        self._owns = owns
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
@@ -111,6 +115,11 @@ class Checkpointer:
             "step": snapshot.step,
             "logs": _plain_logs(logs or {}),
         }
+        if not name or name.startswith(".") or name != os.path.basename(name):
+            raise TemplateError(
+                f"{name!r} is no name for a checkpoint: expected a file name that does not begin "
+                "with a dot."
+            )
         self.wait()
         try:
             files.make_directory(self.directory)
@@ -120,14 +129,14 @@ class Checkpointer:
                 raise
             warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=2)
 
-    def adopt(self, source: Source, fits: Callable[[str], bool]) -> None:
+    def adopt(self, source: Source) -> None:
         """Go on with the chain of the checkpoint that a model has just been restored from:
-        the one of the same step and the same weights, among those whose name fits."""
+        the one of the same step and the same weights."""
         contents = index.scan(self.directory)
         same_step = [
             stored
             for stored in reversed(contents.listed)
-            if stored.header.get("step") == source.step and fits(stored.name)
+            if stored.header.get("step") == source.step and self._owns(stored.name)
         ]
         if same_step:
             self.wait()
@@ -181,10 +190,10 @@ class Checkpointer:
             with files.write_once(path) as file:
                 file.write(record.pack(header, blob))
             self._base_next = len(blob) > _PAYS * encoder.nbytes
-        self._encoder = encoder
-        contents = self._tidy(header["name"], path.name)
-        stored = next(stored for stored in contents.stored if stored.file == path.name)
+        stored = index.read_header(path)
         self._chain.append(stored)
+        self._encoder = encoder
+        contents = self._tidy(stored)
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -194,17 +203,18 @@ class Checkpointer:
             if stored.file == path.name and chain.has_children(contents, stored):
                 files.keep_as(path, path.with_name(_retired(stored)))
 
-    def _tidy(self, name: str, file: str) -> Contents:
+    def _tidy(self, saved: Stored) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
         for stored in contents.stored:
-            if stored.name == name and stored.file != file:
+            if stored.name == saved.name and stored.file != saved.file:
                 self._displace(contents, self.directory / stored.file)
                 files.remove(self.directory / stored.file)
                 contents = index.scan(self.directory)
         keep = contents.listed
         if self._max_to_keep is not None:
-            keep = keep[-self._max_to_keep :]
+            own = [stored for stored in keep if self._owns(stored.name)]
+            keep = [s for s in keep if s not in own] + own[-self._max_to_keep :]
         if drop := chain.disposable(contents, keep):
             for stored in drop:
                 files.remove(self.directory / stored.file)

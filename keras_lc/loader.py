@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from keras_lc.core import DeltaDecoder
-from keras_lc.errors import DamagedError, MismatchError, NotFoundError, StoreError
+from keras_lc.errors import (
+    CheckpointError,
+    DamagedError,
+    FormatError,
+    MismatchError,
+    NotFoundError,
+    StoreError,
+)
 from keras_lc.store import base, chain, index, record
 from keras_lc.store.index import Contents, Stored
 
@@ -160,7 +167,9 @@ def load(directory: Path, contents: Contents, target: Stored) -> Loaded:
                 decoder.decode(bytes(payload))
         except OSError as error:
             raise DamagedError(f"{stored.file} cannot be read: {error}") from error
-        except (DamagedError, MismatchError) as error:
+        except FormatError as error:
+            raise FormatError(f"{str(directory / stored.file)!r}: {error}") from error
+        except CheckpointError as error:
             raise DamagedError(
                 f"{str(directory / stored.file)!r} is damaged: {error} Restore an older checkpoint."
             ) from error
@@ -180,7 +189,7 @@ def load_latest(directory: Path) -> Loaded | None:
     for stored in reversed(contents.listed):
         try:
             loaded = load(directory, contents, stored)
-        except DamagedError as error:
+        except CheckpointError as error:
             faults.append(str(error))
             continue
         if faults:
@@ -191,8 +200,8 @@ def load_latest(directory: Path) -> Loaded | None:
         return loaded
     if faults:
         raise DamagedError(
-            f"no checkpoint of {str(directory)!r} is intact: {'; '.join(faults)}. Move the "
-            "directory away to train from the beginning."
+            f"no checkpoint of {str(directory)!r} is intact. Move the directory away to train "
+            f"from the beginning. Damaged: {'; '.join(faults)}"
         )
     return None
 

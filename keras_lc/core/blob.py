@@ -19,6 +19,7 @@ from keras_lc.errors import DamagedError, FormatError
 VERSION = 1
 _HEAD = struct.Struct("<BI")
 _TAIL = struct.Struct("<I")
+_ENTRY = 8192  # bytes that the table may take for each tensor
 KINDS = {"same": "s", "difference": "d", "plain": "p"}
 KINDS |= {"lattice": "l", "first": "m", "second": "v", "buckets": "b"}
 _NAMES = {letter: kind for kind, letter in KINDS.items()}
@@ -65,6 +66,8 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         raise DamagedError(f"a delta of {len(blob)} bytes is truncated.")
     view = memoryview(blob)
     version, length = _HEAD.unpack_from(view)
+    if version == 0:
+        raise DamagedError("a delta of codec version 0 cannot be.")
     if version > VERSION:
         raise FormatError(
             f"a delta is of codec version {version}; this keras_lc reads up to {VERSION}. Upgrade."
@@ -76,7 +79,10 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         raise DamagedError("the table of a delta is longer than the delta.")
     try:
         inflate = zlib.decompressobj()
-        document = json.loads(inflate.decompress(body[:length], 4096 + 1024 * tensors))
+        text = inflate.decompress(body[:length], _ENTRY * (1 + tensors))
+        if not inflate.eof or inflate.unused_data:
+            raise DamagedError("the table of a delta is longer than its tensors allow.")
+        document = json.loads(text)
         kinds, params = document["kinds"], iter(document["params"])
         if len(kinds) != tensors:
             raise DamagedError(f"a delta of {len(kinds)} tensors, its base has {tensors}.")
@@ -84,6 +90,8 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
             Entry(_NAMES[letter], list(next(params)) if letter not in "sdp" else [])
             for letter in kinds
         ]
+        if next(params, None) is not None:
+            raise DamagedError("a delta holds parameters that belong to no tensor.")
         references = document.get("refs")
         if references is not None:
             references = [int(reference) for reference in references]
@@ -96,9 +104,16 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
             entries,
             {str(name): int(size) for name, size in document["pools"].items()},
         )
-    except (zlib.error, ValueError, KeyError, TypeError, StopIteration, RecursionError) as error:
-        if isinstance(error, DamagedError):
-            raise
+    except (
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        StopIteration,
+        RecursionError,
+    ) as error:
         raise DamagedError(f"the table of a delta cannot be read: {error!r}") from error
     pools = {}
     rest = body[length:]

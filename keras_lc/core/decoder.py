@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import buckets, exact, lattice, moments
+from keras_lc.core.floats import is_float, is_roomy
 from keras_lc.core.spec import TensorTable
 from keras_lc.core.streams import SymbolReader
 from keras_lc.errors import DamagedError, MismatchError
@@ -47,6 +48,18 @@ class Chain:
         self.references = [-1] * len(self.table.names)
         self.sequence = 0
 
+    def refer(self, references: list[int]) -> None:
+        """Say which tensors are coded with the help of which others (-1: none)."""
+        for i, of in enumerate(references):
+            if of >= 0 and not (
+                self.table.sizes[of] == self.table.sizes[i] and is_float(self.table.dtypes[of])
+            ):
+                raise DamagedError(
+                    f"{self.table.names[i]!r} refers to {self.table.names[of]!r}, which is no "
+                    "float tensor of its size."
+                )
+        self.references = references
+
     def order(self) -> list[int]:
         """Tensors so that each comes after the one that it refers to."""
         depths = []
@@ -67,9 +80,7 @@ class Chain:
     def direction(self, i: int) -> np.ndarray | None:
         """The integers of the first moment of weight `i`, where there are any."""
         moment = self.reference(i)
-        if isinstance(moment, moments.Scaled) and moment.k.size == self.table.sizes[i]:
-            return moment.k
-        return None
+        return moment.k if isinstance(moment, moments.Scaled) else None
 
     def as_lattice(self, i: int) -> lattice.Lattice:
         state = self.states[i]
@@ -82,6 +93,8 @@ class Chain:
     def advance(self, i: int, entry: blobs.Entry, symbols: np.ndarray) -> None:
         """Move tensor `i` on by one delta."""
         dtype = self.table.dtypes[i]
+        if entry.kind in _POOLS and not is_roomy(dtype):
+            raise DamagedError(f"{self.table.names[i]!r}, a tensor of {dtype}, cannot be lossy.")
         match entry.kind:
             case "difference" | "plain":
                 reference = self.states[i].value()
@@ -135,7 +148,7 @@ class DeltaDecoder:
 
     def __init__(self, base: Mapping[str, np.ndarray]):
         self.chain = Chain(base)
-        self._broken = False
+        self.broken = False  # a delta failed half-way
 
     @property
     def reconstruction(self) -> Mapping[str, np.ndarray]:
@@ -157,7 +170,7 @@ class DeltaDecoder:
             MismatchError: the blob is of another base, or not the next one of its chain.
         """
         chain = self.chain
-        if self._broken:
+        if self.broken:
             raise MismatchError("an earlier delta failed; start again from the base.")
         table, pools = blobs.unpack(blob, len(chain.table.names))
         if table.fingerprint != chain.table.fingerprint:
@@ -167,15 +180,15 @@ class DeltaDecoder:
                 f"delta {table.sequence} of a chain cannot follow delta {chain.sequence}; "
                 "decode them in their order."
             )
-        self._broken = True  # until all of it has gone well
+        self.broken = True  # until all of it has gone well
         if table.references is not None:
-            chain.references = table.references
+            chain.refer(table.references)
         try:
             self._apply(table, pools)
         except (TypeError, ValueError, OverflowError, IndexError) as error:
             raise DamagedError(f"a delta cannot be applied: {error!r}") from error
         chain.sequence += 1
-        self._broken = False
+        self.broken = False
         return self.reconstruction
 
     def _apply(self, table: blobs.Table, pools: dict[str, memoryview]) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import buckets, exact, lattice, moments
 from keras_lc.core.decoder import Chain, DeltaDecoder, Reconstruction, pool_of
+from keras_lc.core.floats import is_roomy, positive_range, real_dtype
 from keras_lc.core.presets import LC, Balanced, Codec, CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
 from keras_lc.core.streams import SymbolWriter
+from keras_lc.errors import MismatchError
 
 _SAMPLE = 4096
 
@@ -57,6 +59,8 @@ class DeltaEncoder:
         specs: Iterable[TensorSpec] | None = None,
     ) -> DeltaEncoder:
         """An encoder that goes on where a chain read from disk ends; it takes the decoder over."""
+        if decoder.broken:
+            raise MismatchError("a delta of this chain has failed; start again from the base.")
         encoder = cls.__new__(cls)
         encoder._start(decoder.chain, codec, specs)
         return encoder
@@ -69,7 +73,7 @@ class DeltaEncoder:
             self._rules.of(name)
         references = self._references()
         self._announce = chain.sequence == 0 or references != chain.references
-        chain.references = references
+        chain.refer(references)
         self._order = chain.order()
         # a few values of each tensor as they were live, to measure how far it has moved
         self._seen = [_sample(state.value()) for state in chain.states]
@@ -152,8 +156,8 @@ class DeltaEncoder:
     ) -> tuple[blobs.Entry, np.ndarray]:
         """How tensor `i` is stored this time: the lossy way where the codec has one and the
         values allow it, else bit for bit."""
-        roomy = array.size and array.dtype.itemsize > 1  # eight bits are few enough already
-        kind = codec.kinds.get(self._specs[i].role) if roomy else None
+        lossless = not array.size or not is_roomy(array.dtype)
+        kind = None if lossless else codec.kinds.get(self._specs[i].role)
         lossy = None
         # products of large values leave the range of the dtype: those go bit for bit
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -179,43 +183,45 @@ class DeltaEncoder:
         self, i: int, array: np.ndarray, codec: Balanced
     ) -> tuple[blobs.Entry, np.ndarray] | None:
         state = self._chain.as_lattice(i)
-        target = array.astype(lattice.real_dtype(array.dtype))
+        target = array.astype(real_dtype(array.dtype))
+        largest = float(np.abs(target).max())
         size = _rms(target)
         moved = _rms(_sample(target) - self._seen[i].astype(target.dtype))
-        moved = moved or _rms(target - state.position())
-        if not moved:
-            return self._exact(i, array) if np.isfinite(size) else None
-        largest = float(np.abs(target).max())
-        if not (np.isfinite(size) and np.isfinite(moved) and np.isfinite(largest)):
+        if not (np.isfinite(size) and np.isfinite(moved)):
             return None
-        wanted = min(codec.step * moved, codec.finest_share * size or np.inf)
-        exponent = lattice.choose_exponent(wanted, largest, target.dtype)
-        step, k = lattice.encode(target, state, exponent, self._chain.direction(i))
-        reach = int(np.abs(k).max())
-        if reach << step.shift > lattice.LIMIT // 4:
-            return None  # a jump far beyond the lattice
-        if not reach and not step.beta:
+        direction = self._chain.direction(i)
+        if moved == 0 and state.exponent is not None:
+            exponent, direction = state.exponent, None  # nothing new to be finer about
+        else:
+            moved = moved or _rms(target - state.position())
+            wanted = min(codec.step * moved, codec.finest_share * size or np.inf)
+            exponent = lattice.choose_exponent(wanted, largest, target.dtype)
+        coded = lattice.encode(target, state, exponent, direction)
+        if coded is None or largest + 2.0**exponent > positive_range(array.dtype)[1]:
+            return None
+        step, k = coded
+        if not step.beta and not k.any():
             return blobs.Entry("same", []), k
         params: list[Any] = [step.exponent, step.beta, 1]
         return blobs.Entry("lattice", params if step.rebase else params[: 2 if step.beta else 1]), k
 
     def _second(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray] | None:
-        if not (np.isfinite(array).all() and (array >= 0).all()):
-            return None
+        before = self._chain.states[i]
+        for v in (array, before.value()):
+            if not (np.isfinite(v).all() and (v >= 0).all()):
+                return None
         state = self._chain.as_index(i)
         factor, moves = moments.encode_second(array, state)
-        unmoved = state is self._chain.states[i] and state.factor == factor and not moves.any()
+        unmoved = state is before and state.factor == factor and not moves.any()
         return blobs.Entry("same", []) if unmoved else blobs.Entry("second", [factor]), moves
 
     def _first(
         self, i: int, array: np.ndarray, codec: Balanced, changed: set[int]
     ) -> tuple[blobs.Entry, np.ndarray] | None:
-        if not np.isfinite(array).all():
+        coded = moments.encode_first(array, self._chain.reference(i), codec.moment_step)
+        if coded is None:
             return None
-        scale = self._chain.reference(i)
-        step, k = moments.encode_first(array, scale, codec.moment_step)
-        if k.size and np.abs(k).max() >= lattice.LIMIT:
-            return None
+        step, k = coded
         before = self._chain.states[i]
         unmoved = (
             isinstance(before, moments.Scaled)
@@ -232,8 +238,8 @@ class DeltaEncoder:
         if not (np.isfinite(array).all() and np.isfinite(reference).all()):
             return None
         centres, number = buckets.encode(array, reference, codec.bits)
-        if not np.isfinite(centres).all():
-            return None
+        if not np.isfinite(buckets.advance(reference, centres, number).value()).all():
+            return None  # past the largest number of the dtype
         return blobs.Entry("buckets" if centres else "same", centres), number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -39,6 +40,12 @@ class Balanced:
         "second_moment": "second",
     }
 
+    def __post_init__(self) -> None:
+        for option in ("step", "finest_share", "moment_step"):
+            value = getattr(self, option)
+            if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise OptionError(f"Balanced({option}={value!r}): expected a positive number.")
+
 
 @dataclass(frozen=True)
 class LC:
@@ -52,7 +59,7 @@ class LC:
     kinds: ClassVar[Mapping[Role, str]] = {"weight": "buckets"}
 
     def __post_init__(self) -> None:
-        if self.bits not in range(1, 9):
+        if not isinstance(self.bits, int) or self.bits not in range(1, 9):
             raise OptionError(f"LC(bits={self.bits!r}): bits must be 1 to 8.")
 
 

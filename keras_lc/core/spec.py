@@ -7,10 +7,11 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from keras_lc.core.floats import is_float
 from keras_lc.errors import MismatchError, OptionError
 
 Role = Literal["weight", "first_moment", "second_moment", "exact"]
@@ -48,11 +49,6 @@ class TensorSpec:
             )
 
 
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """True for IEEE floats and for the extension floats of `ml_dtypes`."""
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float8"))
-
-
 class TensorTable:
     """Names, dtypes and shapes of a state, in the order in which all blobs list them.
 
@@ -74,7 +70,7 @@ class TensorTable:
         self.sizes = [prod(shape) for shape in self.shapes]
         self.index = {name: i for i, name in enumerate(self.names)}
         rows = [
-            [name, dtype.name, list(shape)]
+            [name, dtype.name, dtype.str, list(shape)]
             for name, dtype, shape in zip(self.names, self.dtypes, self.shapes, strict=True)
         ]
         self.fingerprint = zlib.crc32(json.dumps(rows, separators=(",", ":")).encode())

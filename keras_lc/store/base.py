@@ -56,36 +56,62 @@ def write(
     """
     start = len(record.head(header, 0, align=True))
     with write_once(path) as file:
-        with h5py.File(file, "w", userblock_size=start) as h5:
-            places = {}
-            for place, content in layout.items():
-                if isinstance(content, str):
-                    places[content] = place
-                    content = arrays[content]
-                _store(h5, place, content)
-            for name, array in arrays.items():
-                if name not in places:
-                    places[name] = f"{GROUP}/state/{name}"
-                    _store(h5, places[name], array)
-            table = [
-                [name, dtype_name(array.dtype), list(array.shape), places[name]]
-                for name, array in arrays.items()
-            ]
-            text = json.dumps({"tensors": table, "about": about}).encode()
-            h5.create_dataset(f"{GROUP}/table", data=np.frombuffer(text, np.uint8))
+        try:
+            with h5py.File(file, "w", userblock_size=start) as h5:
+                _fill(h5, arrays, layout, about)
+        except RuntimeError as error:  # how HDF5 passes on that a write has failed
+            raise OSError(str(error)) from error
         return record.seal(file, header, start)
+
+
+def _fill(
+    h5: h5py.File,
+    arrays: Mapping[str, np.ndarray],
+    layout: Mapping[str, str | np.ndarray],
+    about: dict[str, Any],
+) -> None:
+    places = {}
+    for place, content in layout.items():
+        if isinstance(content, str):
+            places[content] = place
+            content = arrays[content]
+        _store(h5, place, content)
+    for name, array in arrays.items():
+        if name not in places:
+            places[name] = f"{GROUP}/state/{name}"
+            _store(h5, places[name], array)
+    table = [
+        [name, dtype_name(array.dtype), list(array.shape), places[name]]
+        for name, array in arrays.items()
+    ]
+    text = json.dumps({"tensors": table, "about": about}).encode()
+    h5.create_dataset(f"{GROUP}/table", data=np.frombuffer(text, np.uint8))
 
 
 def read(data: bytes) -> Base:
     """The contents of a base file read whole, its digest compared already."""
     try:
         with h5py.File(io.BytesIO(data), "r") as h5:
-            document = json.loads(_plain(h5, f"{GROUP}/table")[()].tobytes())
-            arrays = {}
+            table = _plain(h5, f"{GROUP}/table", len(data))
+            document = json.loads(table[()].tobytes())
+            arrays: dict[str, np.ndarray] = {}
+            left = len(data)
             for name, dtype, shape, place in document["tensors"]:
-                arrays[str(name)] = _load(h5, place, parse_dtype(dtype), shape, len(data))
+                if not isinstance(name, str) or name in arrays:
+                    raise DamagedError(f"the base names a tensor {name!r}, or names it twice.")
+                arrays[name] = _load(h5, place, parse_dtype(dtype), shape, left)
+                left -= arrays[name].nbytes
             return Base(arrays, dict(document["about"]))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RuntimeError,
+    ) as error:
         raise DamagedError(f"the HDF5 part of the base cannot be read: {error}") from error
 
 
@@ -97,19 +123,27 @@ def _store(h5: h5py.File, place: str, array: np.ndarray) -> None:
         dataset.attrs["dtype"] = "bfloat16"  # how Keras marks it
 
 
-def _plain(h5: h5py.File, place: str) -> h5py.Dataset:
+def _plain(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
+    """A dataset whose bytes all lie in the file itself, no more of them than the limit."""
+    parts = place.split("/")
+    links = [h5.get("/".join(parts[:n]), getlink=True) for n in range(1, len(parts) + 1)]
+    if not all(isinstance(link, h5py.HardLink) for link in links):
+        raise DamagedError(f"{place!r} of the base is a link to another place.")
     dataset = h5[place]
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise DamagedError(f"{place!r} of the base is not a plain dataset.")
+    if dataset.nbytes > limit:
+        raise DamagedError(
+            f"{place!r} of the base claims {dataset.nbytes} bytes of a file that has {limit} left."
+        )
     return dataset
 
 
 def _load(
     h5: h5py.File, place: str, dtype: np.dtype[Any], shape: list[int], limit: int
 ) -> np.ndarray:
-    dataset = _plain(h5, place)
-    claimed = prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or claimed > limit or dataset.nbytes != claimed:
+    dataset = _plain(h5, place, limit)
+    if min(shape, default=0) < 0 or dataset.nbytes != prod(shape) * dtype.itemsize:
         raise DamagedError(
             f"tensor {place!r} of the base is {dtype}{shape} by its table and "
             f"{dataset.dtype}{list(dataset.shape)} in the file."
@@ -125,6 +159,8 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
 
 def parse_dtype(text: str) -> np.dtype[Any]:
     """The dtype of a text from a file; only fixed-size ones are accepted."""
+    if not isinstance(text, str):
+        raise DamagedError(f"dtype {text!r} is not one that a checkpoint holds.")
     if text.startswith(("bfloat", "float8")):
         import ml_dtypes
 

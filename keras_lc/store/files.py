@@ -56,14 +56,12 @@ def write_once(path: Path) -> Iterator[BinaryIO]:
 def keep_as(path: Path, other: Path) -> None:
     """Give a file a second name, so that the first may go to another file."""
     try:
-        try:
-            os.link(path, other)
-        except FileExistsError:
-            return
-        except OSError:  # a file system without links
-            shutil.copy2(path, other)
-    except OSError as error:
-        raise StoreError(_advice("keep a copy of a checkpoint as", other, error)) from error
+        os.link(path, other)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        with write_once(other) as copy, open(path, "rb") as file:
+            shutil.copyfileobj(file, copy)
 
 
 def remove(path: Path) -> None:
@@ -91,7 +89,8 @@ def remove_leftovers(directory: Path) -> None:
     """Delete the temporary files of processes that were killed while writing."""
     for path in directory.glob(f"{_TEMPORARY}*"):
         owner = path.name.removeprefix(_TEMPORARY).partition("-")[0]
-        if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
+        known = owner.isascii() and owner.isdigit()
+        if known and int(owner) != os.getpid() and not _alive(int(owner)):
             with suppress(OSError):
                 path.unlink()
 
@@ -99,7 +98,7 @@ def remove_leftovers(directory: Path) -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +22,6 @@ from keras_lc.store.files import write_once
 INDEX = "checkpoint.json"
 BASE = ".weights.h5"
 DELTA = ".lcd"
-_RETIRED = re.compile(r"~[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class Stored:
     file: str
     nbytes: int
     modified: int  # ns
+    inode: int  # a file written anew has another, however coarse the clock of the disk
     digest: str
     header: dict[str, Any]
 
@@ -44,7 +43,7 @@ class Stored:
     @property
     def retired(self) -> bool:
         """A file that lost its name to a newer one and stays because others build on it."""
-        return bool(_RETIRED.search(self.name))
+        return self.name.endswith(f"~{self.digest[:8]}")
 
     @property
     def parent(self) -> str | None:
@@ -109,19 +108,34 @@ def scan(directory: Path) -> Contents:
 
 def _describe(path: Path, known: Stored | None) -> Stored | None:
     stat = path.stat()
-    if known and (known.nbytes, known.modified) == (stat.st_size, stat.st_mtime_ns):
+    identity = stat.st_size, stat.st_mtime_ns, stat.st_ino
+    if known and (known.nbytes, known.modified, known.inode) == identity:
         return known
     with open(path, "rb") as file:
         frame = record.read_frame(file)
     if frame is None:
-        if path.name.endswith(BASE):
+        if path.name.endswith(BASE) and known is None:
             return None  # a plain Keras file of someone else
         raise DamagedError("the file does not begin like a checkpoint.")
     _check_header(frame.header)
-    return Stored(path.name, stat.st_size, stat.st_mtime_ns, frame.digest, frame.header)
+    return Stored(path.name, *identity, frame.digest, frame.header)
 
 
-def _check_header(header: dict[str, Any]) -> None:
+def read_header(path: Path) -> Stored:
+    """One checkpoint, read from its file.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    stored = _describe(path, None)
+    if stored is None:
+        raise DamagedError(f"{str(path)!r} is a file of another program.")
+    return stored
+
+
+def _check_header(header: Any) -> None:
+    if not isinstance(header, dict):
+        raise DamagedError("the header is not an object.")
     wanted = {"serial": int, "epoch": int, "batch": int, "step": int, "logs": dict, "saved_at": str}
     for key, kind in wanted.items():
         if not isinstance(header.get(key), kind):
@@ -130,7 +144,7 @@ def _check_header(header: dict[str, Any]) -> None:
         datetime.fromisoformat(header["saved_at"])
         for value in header["logs"].values():
             float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DamagedError(f"the header cannot be used: {error}") from error
 
 
@@ -140,9 +154,13 @@ def _read_index(directory: Path) -> dict[str, Stored]:
         rows = document["checkpoints"]
         if document["sha256"] != _digest(rows):
             return {}
-        return {row["file"]: Stored(**row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        known = {row["file"]: Stored(**row) for row in rows}
+        for stored in known.values():
+            _check_header(stored.header)
+            bytes.fromhex(stored.digest)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DamagedError):
         return {}
+    return known
 
 
 def write_index(directory: Path, contents: Contents) -> None:
@@ -152,6 +170,7 @@ def write_index(directory: Path, contents: Contents) -> None:
             "file": stored.file,
             "nbytes": stored.nbytes,
             "modified": stored.modified,
+            "inode": stored.inode,
             "digest": stored.digest,
             "header": stored.header,
         }

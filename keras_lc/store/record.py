@@ -6,9 +6,13 @@
     10      2      zero
     12      4      H, length of the header
     16      8      P, length of the payload
-    24      H      header: JSON, an object; trailing spaces are allowed
-    24+H    P      payload: an HDF5 file (base) or a blob of `core` (delta)
-    24+H+P  32     SHA-256 of all that precedes
+    24      4      CRC-32 of the bytes from 8 to 24 and of the header
+    28      H      header: JSON, an object; trailing spaces are allowed
+    28+H    P      payload: an HDF5 file (base) or a blob of `core` (delta)
+    28+H+P  32     SHA-256 of all that precedes
+
+The CRC lets a directory be listed from headers alone; contents are only used after the
+SHA-256 has been compared.
 
 Records simply concatenate. The digest names the record: a child holds that of its parent.
 """
@@ -19,6 +23,7 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -26,7 +31,9 @@ from keras_lc.errors import DamagedError, FormatError
 
 MAGIC = b"\x89LCK\r\n\x1a\n"
 VERSION = 1
-_PREFIX = struct.Struct("<8sHHIQ")
+_LENGTHS = struct.Struct("<HHIQ")
+_CHECK = struct.Struct("<I")
+_PREFIX = len(MAGIC) + _LENGTHS.size + _CHECK.size
 DIGEST = 32
 MAX_HEADER = 1 << 26
 _BLOCK = 1 << 22
@@ -51,11 +58,12 @@ def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
     """Prefix and header; aligned, they fill a power of two from 512 up (an HDF5 user block)."""
     text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     if align:
-        size = max(512, 1 << (_PREFIX.size + len(text) - 1).bit_length())
-        text = text.ljust(size - _PREFIX.size)
+        size = max(512, 1 << (_PREFIX + len(text) - 1).bit_length())
+        text = text.ljust(size - _PREFIX)
     if len(text) > MAX_HEADER:
         raise FormatError(f"a header of {len(text)} bytes is over the limit of {MAX_HEADER}.")
-    return _PREFIX.pack(MAGIC, VERSION, 0, len(text), payload) + text
+    lengths = _LENGTHS.pack(VERSION, 0, len(text), payload)
+    return MAGIC + lengths + _CHECK.pack(zlib.crc32(lengths + text)) + text
 
 
 def pack(header: dict[str, Any], payload: bytes) -> bytes:
@@ -87,25 +95,29 @@ def read_frame(file: BinaryIO) -> Frame | None:
         FormatError: it is of a newer version.
     """
     begin = file.tell()
-    prefix = file.read(_PREFIX.size)
+    prefix = file.read(_PREFIX)
     if not prefix.startswith(MAGIC):
         return None
-    if len(prefix) < _PREFIX.size:
+    if len(prefix) < _PREFIX:
         raise DamagedError("the file ends within its first bytes.")
-    _, version, zero, length, payload = _PREFIX.unpack(prefix)
+    lengths = prefix[len(MAGIC) : -_CHECK.size]
+    version, zero, length, payload = _LENGTHS.unpack(lengths)
     if version > VERSION:
         raise FormatError(
             f"the file is of format version {version}, this keras_lc reads up to {VERSION}. "
             "Upgrade keras_lc."
         )
     size = os.fstat(file.fileno()).st_size - begin
-    start = _PREFIX.size + length
+    start = _PREFIX + length
     if version < 1 or zero or length > MAX_HEADER or start + payload + DIGEST > size:
         raise DamagedError(
             f"the file is truncated or altered: it has {size} bytes and its first bytes ask for "
             f"{start + payload + DIGEST}."
         )
-    header = _parse(file.read(length))
+    text = file.read(length)
+    if zlib.crc32(lengths + text) != _CHECK.unpack(prefix[-_CHECK.size :])[0]:
+        raise DamagedError("the header does not match its checksum.")
+    header = _parse(text)
     file.seek(begin + start + payload)
     return Frame(header, start, payload, file.read(DIGEST).hex())
 

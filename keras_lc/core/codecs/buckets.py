@@ -9,10 +9,12 @@ differences become zero; the bucket numbers are entropy-coded.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from keras_lc.core.codecs.exact import Exact
-from keras_lc.core.codecs.lattice import real_dtype
+from keras_lc.core.floats import real_dtype
 from keras_lc.errors import DamagedError
 
 
@@ -36,6 +38,8 @@ def encode(target: np.ndarray, reference: np.ndarray, bits: int) -> tuple[list[f
 def advance(reference: np.ndarray, centres: list[float], number: np.ndarray) -> Exact:
     """The state after a delta: the reference moved by the representative of each bucket."""
     real = real_dtype(reference.dtype)
+    if not all(isinstance(centre, float) and math.isfinite(centre) for centre in centres):
+        raise DamagedError("a bucket is represented by something that is no number.")
     table = np.array([0.0, *centres], real)
     if number.size and (int(number.min()) < 0 or int(number.max()) >= table.size):
         raise DamagedError("a bucket number points past the table of buckets.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lc.core.spec import is_float
+from keras_lc.core.floats import is_float
 from keras_lc.core.streams import packed_size
 
 _UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -32,7 +32,7 @@ class Exact:
 
 def width(dtype: np.dtype[Any]) -> int:
     """Bytes of the integers that a tensor of this dtype is seen as."""
-    return dtype.itemsize if dtype.kind in "fiu" or is_float(dtype) else 1
+    return dtype.itemsize if dtype.kind in "iu" or is_float(dtype) else 1
 
 
 def symbol_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_lc.core.floats import real_dtype
 from keras_lc.errors import DamagedError
 
-LIMIT = 1 << 23  # beyond it q is no longer exact in float32; start again from the value
+LIMIT = 1 << 23  # up to here q is exact in float32; beyond it start again from the value
 FINE = 4  # predictions are rounded to 2**-FINE of the step
 _EXPONENTS = range(-1060, 1000)
 
@@ -26,13 +27,14 @@ _EXPONENTS = range(-1060, 1000)
 class Lattice:
     """A tensor as integers on a lattice around an anchor.
 
-    `anchor` is flat and of the tensor's dtype, `q` int32 of the same size; `value()` is
-    rounded to the dtype.
+    `anchor` is flat and of the tensor's dtype, `q` int32 of the same size; `exponent` is that
+    of the last step, None before the first.
     """
 
     anchor: np.ndarray
     unit: int
     q: np.ndarray
+    exponent: int | None = None
 
     def position(self) -> np.ndarray:
         """The point on the lattice, in float32 (float64 for a float64 tensor)."""
@@ -43,6 +45,7 @@ class Lattice:
         return out
 
     def value(self) -> np.ndarray:
+        """The position, rounded to the dtype."""
         return self.position().astype(self.anchor.dtype, copy=False)
 
 
@@ -58,14 +61,10 @@ class Step:
     def shift(self) -> int:
         return FINE if self.beta else 0
 
-
-def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The float in which the arithmetic on a dtype is done."""
-    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
-
-
-def _power(exponent: int, real: np.dtype[Any]) -> Any:
-    return np.ldexp(real.type(1), exponent)
+    @property
+    def unit(self) -> int:
+        """The lattice that this step needs."""
+        return self.exponent - self.shift
 
 
 def start(value: np.ndarray) -> Lattice:
@@ -75,44 +74,38 @@ def start(value: np.ndarray) -> Lattice:
 
 def choose_exponent(step: float, largest: float, real: np.dtype[Any]) -> int:
     """The power of two nearest to a step, not finer than the dtype can show."""
-    finest = np.frexp(max(largest, float(np.finfo(real).tiny)))[1] - np.finfo(real).nmant - 2
-    exponent = int(np.rint(np.log2(max(step, float(np.finfo(real).tiny)))))
-    return int(np.clip(max(exponent, finest), _EXPONENTS[0] + FINE, _EXPONENTS[-1] - FINE))
-
-
-def _predict(moment: np.ndarray, beta: float) -> np.ndarray:
-    movement = np.rint(moment.astype(np.float32) * np.float32(beta))
-    return np.clip(movement, -LIMIT, LIMIT).astype(np.int32)
+    tiny = float(np.finfo(real).tiny)
+    finest = int(np.frexp(max(largest, tiny))[1]) - np.finfo(real).nmant - 2
+    exponent = max(int(np.rint(np.log2(max(step, tiny)))), finest)
+    return min(max(exponent, _EXPONENTS[0] + FINE), _EXPONENTS[-1])
 
 
 def encode(
     target: np.ndarray, state: Lattice, exponent: int, moment: np.ndarray | None
-) -> tuple[Step, np.ndarray]:
-    """Symbols that bring `state` to within half a step of `target` (flat, real dtype)."""
+) -> tuple[Step, np.ndarray] | None:
+    """Symbols that bring `state` to within half a step of `target` (flat, real dtype); None
+    where the way is too far for a lattice of this step."""
     residual = target - state.position()
-    beta = 0.0
-    if moment is not None:
-        unit = float(_power(exponent - FINE, residual.dtype))
-        direction = moment.astype(residual.dtype)
-        energy = float(direction @ direction)
-        along = float(direction @ residual)
-        # a prediction must explain a noticeable part of the movement to be worth its noise
-        if energy and along * along > 0.02 * energy * float(residual @ residual):
-            beta = float(f"{along / energy / unit:.3g}")
-        if beta:
-            residual -= _predict(moment, beta).astype(residual.dtype) * residual.dtype.type(unit)
+    if not np.isfinite(residual).all():
+        return None
+    step = Step(exponent, _beta(residual, exponent, moment))
+    ahead = 0
+    if step.beta and moment is not None:
+        prediction = _predict(moment, step.beta)
+        ahead = _largest(prediction)
+        residual -= prediction.astype(residual.dtype) * _power(step.unit, residual.dtype)
     residual /= _power(exponent, residual.dtype)
     np.rint(residual, out=residual)
-    k = np.clip(residual, -LIMIT, LIMIT).astype(np.int32)
-    step = Step(exponent, beta)
-    finer = max(0, state.unit - exponent + step.shift)
-    if _largest(state.q) << finer > LIMIT // 2:
-        step = Step(exponent, beta, rebase=True)
+    if residual.size and float(np.abs(residual).max()) > LIMIT:
+        return None
+    k = residual.astype(np.int32)
+    way = (_largest(k) << step.shift) + ahead
+    if way > LIMIT // 4:
+        return None
+    unit = min(state.unit, step.unit)
+    if (_largest(state.q) << state.unit - unit) + (way << step.unit - unit) > LIMIT:
+        step = Step(exponent, step.beta, rebase=True)
     return step, k
-
-
-def _largest(q: np.ndarray) -> int:
-    return max(int(q.max()), -int(q.min())) if q.size else 0
 
 
 def advance(state: Lattice, step: Step, k: np.ndarray, moment: np.ndarray | None) -> Lattice:
@@ -121,15 +114,43 @@ def advance(state: Lattice, step: Step, k: np.ndarray, moment: np.ndarray | None
         raise DamagedError(f"a lattice step of 2**{step.exponent}, beta {step.beta} is impossible.")
     if step.rebase:
         state = start(state.value())
-    unit = step.exponent - step.shift
     if not state.q.any():
-        state.unit = unit
-    elif unit < state.unit:
-        state.q <<= min(state.unit - unit, 31)
-        state.unit = unit
-    state.q += k << (step.exponent - state.unit)
+        state.unit = step.unit
+    finer, coarser = max(0, state.unit - step.unit), max(0, step.unit - state.unit)
+    if max(finer, coarser) > LIMIT.bit_length():
+        raise DamagedError(f"a lattice step of 2**{step.exponent} is too far from the last.")
+    state.q <<= finer
+    state.unit -= finer
+    state.q += k << (step.shift + coarser)
     if step.beta:
         if moment is None:
             raise DamagedError("a lattice step is predicted from a moment that is not there.")
-        state.q += _predict(moment, step.beta) << (unit - state.unit)
+        state.q += _predict(moment, step.beta) << coarser
+    state.exponent = step.exponent
     return state
+
+
+def _power(exponent: int, real: np.dtype[Any]) -> Any:
+    return np.ldexp(real.type(1), exponent)
+
+
+def _largest(q: np.ndarray) -> int:
+    return max(int(q.max()), -int(q.min())) if q.size else 0
+
+
+def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> float:
+    """How far a weight moves for each unit of its moment, in lattice units; least squares."""
+    if moment is None:
+        return 0.0
+    direction = moment.astype(residual.dtype)
+    energy, along = float(direction @ direction), float(direction @ residual)
+    # a prediction must explain a noticeable part of the movement to be worth its noise
+    if not along * along > 0.02 * energy * float(residual @ residual):
+        return 0.0
+    beta = along / energy / float(_power(exponent - FINE, residual.dtype))
+    return float(f"{beta:.3g}") if abs(beta) < LIMIT // 2 else 0.0
+
+
+def _predict(moment: np.ndarray, beta: float) -> np.ndarray:
+    movement = np.rint(moment.astype(np.float32) * np.float32(beta))
+    return np.clip(movement, -LIMIT, LIMIT).astype(np.int32)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lc.core.codecs.lattice import real_dtype
+from keras_lc.core.floats import positive_range, real_dtype
 from keras_lc.errors import DamagedError
 
 ZERO = -1200  # the index of an exact zero, below that of any float64
@@ -38,7 +38,7 @@ class LogIndex:
         real = real_dtype(self.dtype)
         with np.errstate(over="ignore", under="ignore"):
             powers = np.ldexp(real.type(self.factor), np.arange(ZERO, _TOP + 1))
-        table = np.clip(powers, *_positive_range(self.dtype, real)).astype(self.dtype)
+        table = np.clip(powers, *positive_range(self.dtype)).astype(self.dtype)
         table[0] = 0
         return table[np.clip(self.index, ZERO, _TOP) - ZERO]
 
@@ -59,12 +59,6 @@ class Scaled:
         if self.scale is not None:
             out *= np.sqrt(self.scale.value().astype(real, copy=False))
         return out.astype(self.dtype, copy=False)
-
-
-def _positive_range(dtype: np.dtype[Any], real: np.dtype[Any]) -> np.ndarray:
-    """Smallest and largest positive finite number of a dtype."""
-    infinity = np.array([np.inf], dtype).view(f"u{dtype.itemsize}")
-    return np.concatenate([infinity * 0 + 1, infinity - 1]).view(dtype).astype(real)
 
 
 def start_second(v: np.ndarray) -> LogIndex:
@@ -95,16 +89,23 @@ def advance_second(state: LogIndex, factor: float, moves: np.ndarray) -> LogInde
     return state
 
 
-def encode_first(m: np.ndarray, scale: Any, coarseness: float) -> tuple[float, np.ndarray]:
-    """Step and integers of a first moment; `coarseness` is the step in root mean squares."""
+def encode_first(m: np.ndarray, scale: Any, coarseness: float) -> tuple[float, np.ndarray] | None:
+    """Step and integers of a first moment; `coarseness` is the step in root mean squares.
+    None where the numbers are too large, too small or not finite."""
     ratio = m.astype(real_dtype(m.dtype))
+    largest = 1.0
     if scale is not None:
         root = np.sqrt(scale.value().astype(ratio.dtype, copy=False))
         ratio = np.divide(ratio, root, out=np.zeros_like(ratio), where=root != 0)
+        largest = float(root.max())
     square = float(ratio @ ratio) / max(1, ratio.size)
-    step = float(f"{coarseness * square**0.5:.3g}")
-    if not 1e-30 < step < 1e30:
+    if square == 0 and np.isfinite(largest):
         return 0.0, np.zeros(m.size, np.int32)
+    step = float(f"{coarseness * square**0.5:.3g}")
+    farthest = float(np.abs(ratio).max()) + step
+    fits = farthest * largest < positive_range(m.dtype)[1] and farthest < 1e6 * step
+    if not (1e-30 < step < 1e30 and fits):
+        return None
     ratio /= ratio.dtype.type(step)
     return step, np.rint(ratio).astype(np.int32)
 

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_lc.errors import CheckpointError, DamagedError, FormatError
+from keras_lc.store import record
+from keras_lc.store.files import write_once
+from tests.toy import memory_growth
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)  # fmt: skip
+HEADERS = st.dictionaries(st.text(), JSON, max_size=5)
+
+
+def at(path: Path, data: bytes, offset: int = 0) -> tuple[record.Frame | None, bytes]:
+    path.write_bytes(data)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return record.read_frame(file), data[offset:]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("record") / "file"
+
+
+@given(HEADERS, st.binary(max_size=200))
+@settings(deadline=None, max_examples=60)
+def test_a_record_gives_back_its_header_and_payload(
+    path: Path, header: dict[str, Any], payload: bytes
+) -> None:
+    frame, data = at(path, record.pack(header, payload))
+    assert frame is not None
+    assert frame.header == header
+    assert bytes(record.checked(data, frame)) == payload
+    assert frame.end == len(data)
+    assert frame.digest == hashlib.sha256(data[:-32]).hexdigest()
+
+
+@given(st.lists(st.tuples(HEADERS, st.binary(max_size=50)), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=30)
+def test_records_concatenate(path: Path, parts: list[tuple[dict[str, Any], bytes]]) -> None:
+    data = b"".join(record.pack(header, payload) for header, payload in parts)
+    offset = 0
+    for header, payload in parts:
+        frame, rest = at(path, data, offset)
+        assert frame is not None
+        assert frame.header == header
+        assert bytes(record.checked(rest, frame)) == payload
+        with open(path, "rb") as file:
+            file.seek(offset)
+            record.verify(file, frame)
+        offset += frame.end
+    assert offset == len(data)
+
+
+def test_the_bytes_of_a_record_are_those_of_the_format() -> None:
+    body = (
+        b"\x89LCK\r\n\x1a\n"
+        + b"\x01\x00"
+        + b"\x00\x00"
+        + b"\x07\x00\x00\x00"
+        + b"\x02\x00\x00\x00\x00\x00\x00\x00"
+        + b"\x9b\x87\x1c\xc0"
+        + b'{"a":1}'
+        + b"xy"
+    )
+    assert record.pack({"a": 1}, b"xy") == body + hashlib.sha256(body).digest()
+
+
+@given(st.integers(0, 3000))
+@settings(deadline=None, max_examples=60)
+def test_an_aligned_head_is_a_power_of_two_from_512_up_and_as_long_for_any_payload(
+    length: int,
+) -> None:
+    header = {"x": "a" * length}
+    size = len(record.head(header, 0, align=True))
+    assert size >= 512
+    assert size & (size - 1) == 0
+    assert len(record.head(header, 2**63, align=True)) == size
+    assert size == 512 or size < 2 * (28 + len('{"x":""}') + length)
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 1400))
+@settings(deadline=None, max_examples=30)
+def test_a_sealed_file_is_a_record(path: Path, payload: bytes, length: int) -> None:
+    header = {"x": "a" * length}
+    start = len(record.head(header, 0, align=True))
+    with write_once(path) as file:
+        file.seek(start)
+        file.write(payload)
+        digest = record.seal(file, header, start)
+    frame, data = at(path, path.read_bytes())
+    assert frame is not None
+    assert (frame.header, frame.digest, frame.start) == (header, digest, start)
+    assert bytes(record.checked(data, frame)) == payload
+
+
+def test_every_flipped_byte_and_every_truncation_of_a_record_is_noticed(path: Path) -> None:
+    whole = record.pack({"a": [1, "b"]}, b"payload")
+    damaged = [whole[:n] for n in range(len(whole))]
+    damaged += [
+        whole[:n] + bytes([whole[n] ^ 1 << bit]) + whole[n + 1 :]
+        for n in range(len(whole))
+        for bit in range(8)
+    ]
+    for data in damaged:
+        try:
+            frame, _ = at(path, data)
+            if frame is None:
+                assert data[:8] != whole[:8]
+                continue
+        except CheckpointError:
+            continue
+        with pytest.raises(DamagedError):
+            record.checked(data, frame)
+        with pytest.raises(DamagedError), open(path, "rb") as file:
+            record.verify(file, frame)
+
+
+def test_other_files_are_no_record(path: Path) -> None:
+    for data in (b"", b"\x89HDF\r\n\x1a\n" + bytes(100), b"text", record.MAGIC[:7]):
+        assert at(path, data)[0] is None
+
+
+def head(length: int, payload: int, text: bytes) -> bytes:
+    lengths = struct.pack("<HHIQ", 1, 0, length, payload)
+    return record.MAGIC + lengths + struct.pack("<I", zlib.crc32(lengths + text)) + text
+
+
+def test_a_newer_version_is_said_to_be_newer(path: Path) -> None:
+    data = bytearray(record.pack({}, b""))
+    data[8] = 2
+    with pytest.raises(FormatError, match="Upgrade"):
+        at(path, bytes(data))
+
+
+@pytest.mark.parametrize("length", [3, 2**26 + 1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("payload", [0, 2**31, 2**63, 2**64 - 1])
+def test_claimed_lengths_take_no_memory(path: Path, length: int, payload: int) -> None:
+    data = head(length, payload, b"{}" * 20)
+    if (length, payload) == (3, 0):
+        return
+
+    def read() -> None:
+        with pytest.raises(DamagedError):
+            at(path, data)
+
+    assert memory_growth(read) < 64 << 20
+
+
+def test_headers_that_are_no_object_or_no_json_are_damaged(path: Path) -> None:
+    texts: list[bytes] = [b"[]", b"1", b"null", b'"a"', b"{", b"\xff\xfe", b'{"a":' + b"9" * 5000]
+    texts += [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b""]
+    for text in texts:
+        body = head(len(text), 0, text)
+        with pytest.raises(DamagedError):
+            at(path, body + hashlib.sha256(body).digest())
+
+
+def test_trailing_spaces_of_a_header_are_allowed(path: Path) -> None:
+    text = json.dumps({"a": 1}).encode() + b" " * 9
+    body = head(len(text), 0, text)
+    frame, _ = at(path, body + hashlib.sha256(body).digest())
+    assert frame is not None
+    assert frame.header == {"a": 1}
+
+
+def test_a_header_that_is_not_strict_json_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        record.pack({"a": float("nan")}, b"")

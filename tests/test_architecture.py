@@ -1,0 +1,130 @@
+"""Who may import whom: a module knows only the floors below its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_lc
+
+HOUSE = Path(keras_lc.__file__).parent
+STDLIB = set(sys.stdlib_module_names)
+FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
+CORE = {"keras_lc.core", "keras_lc.errors"}
+STORE = {"keras_lc.store", "keras_lc.errors"}
+FORBIDDEN = {
+    "capture": {"store", "checkpointer", "loader", "callback", "background"},
+    "checkpointer": {"callback"},
+    "loader": {"callback", "checkpointer", "background"},
+    "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
+}
+
+
+def module_of(path):
+    parts = path.relative_to(HOUSE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def files_of(part):
+    single = HOUSE / f"{part}.py"
+    found = [single] if single.exists() else sorted((HOUSE / part).rglob("*.py"))
+    assert found, part
+    return found
+
+
+def imports_of(path):
+    """Full names of all that a file imports, wherever it does so."""
+    package = module_of(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func
+            called = called.id if isinstance(called, ast.Name) else called
+            if called in ("import_module", "__import__") and node.args:
+                first = node.args[0]
+                assert isinstance(first, ast.Constant), f"{path}: a name made at run time"
+                yield first.value
+
+
+def within(name, allowed):
+    return any(name == part or name.startswith(f"{part}.") for part in allowed)
+
+
+@pytest.mark.parametrize(
+    ("part", "outside", "inside"),
+    [
+        ("core", {"numpy", "pcodec"}, CORE),
+        ("store", {"numpy", "h5py", "ml_dtypes"}, STORE),
+        ("errors", set(), set()),
+        ("background", set(), {"keras_lc.errors"}),
+    ],
+)
+def test_the_lower_floors_stand_on_little(part, outside, inside):
+    for path in files_of(part):
+        for name in imports_of(path):
+            top = name.split(".")[0]
+            fine = within(name, inside) if top == "keras_lc" else top in STDLIB | outside
+            assert fine, f"{module_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_no_module_imports_from_a_floor_above(part):
+    above = {f"keras_lc.{name}" for name in FORBIDDEN[part]}
+    for path in files_of(part):
+        for name in imports_of(path):
+            assert not within(name, above), f"{module_of(path)} imports {name}"
+
+
+def test_only_faces_and_captures_know_a_framework():
+    for path in sorted(HOUSE.rglob("*.py")):
+        part = path.relative_to(HOUSE).parts[0].removesuffix(".py")
+        if part in ("__init__", "capture", "callback", "torch"):
+            continue
+        for name in imports_of(path):
+            assert name.split(".")[0] not in FRAMEWORKS, f"{module_of(path)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import keras_lc",
+        "import keras_lc, keras_lc.core; keras_lc.core.DeltaEncoder",
+        "import keras_lc; keras_lc.core.DeltaDecoder; keras_lc.CheckpointError; dir(keras_lc)",
+        "import keras_lc; keras_lc.list_checkpoints('.'); keras_lc.latest_checkpoint('.')",
+        "import keras_lc; keras_lc.restore_latest('.')",
+        "import keras_lc.store.index, keras_lc.checkpointer, keras_lc.loader",
+    ],
+)
+def test_no_framework_is_imported(code, tmp_path):
+    check = f"import sys; found = {FRAMEWORKS!r} & set(sys.modules); assert not found, found"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{check}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(HOUSE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_importing_the_package_alone_is_cheap(tmp_path):
+    check = "assert not {'numpy', 'h5py', 'pcodec'} & set(sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys, keras_lc\n{check}"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(HOUSE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
