@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from keras_lc.loader import CheckpointInfo, describe, load
 from keras_lc.store import base, chain, files, index, record
 from keras_lc.store.index import Contents, Stored
 
-_PAYS = 0.95  # a delta larger than this share of the state is followed by a base
+_PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 
 
 class Checkpointer:
@@ -74,12 +75,18 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Return when every save asked for is durable; a failure of the last is raised here."""
-        try:
+        with self._failures():
             self._background.wait()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What becomes of a save that fails: an error, or a warning, as the user chose."""
+        try:
+            yield
         except CheckpointError as error:
             if self._on_error == "raise":
                 raise
-            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=3)
+            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=4)
 
     def base_due(self, name: str, snapshot: Snapshot) -> bool:
         """Whether this save begins a chain, so that the snapshot must be described."""
@@ -121,13 +128,9 @@ class Checkpointer:
                 "with a dot."
             )
         self.wait()
-        try:
+        with self._failures():
             files.make_directory(self.directory)
             self._background.submit(lambda: self._commit(snapshot, header, codec))
-        except CheckpointError as error:
-            if self._on_error == "raise":
-                raise
-            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=2)
 
     def adopt(self, source: Source) -> None:
         """Go on with the chain of the checkpoint that a model has just been restored from:
@@ -164,38 +167,46 @@ class Checkpointer:
             "serial": contents.next_serial,
             "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
-        held = {stored.digest for stored in contents.stored}
-        lost = [stored.file for stored in self._chain if stored.digest not in held]
-        if encoder is not None and not snapshot.layout and lost:
-            raise DamagedError(
-                f"{', '.join(lost[:3])} of {str(self.directory)!r} is gone or has been altered "
-                "during training, so that no delta can build on it; the next checkpoint is whole."
-            )
-        if encoder is None or snapshot.layout:
-            path = self.directory / (header["name"] + index.BASE)
-            header |= {"kind": "base"}
-            self._displace(contents, path)
-            base.write(path, header, snapshot.arrays, snapshot.layout, snapshot.about)
+        if encoder is None or snapshot.layout is not None:
+            stored = self._write_base(contents, snapshot, header)
             encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
-            self._chain, self._base_next = [], False
+            self._chain = [stored]
         else:
-            path = self.directory / (header["name"] + index.DELTA)
+            self._check_chain(contents)
             blob = encoder.encode(snapshot.arrays, codec)
-            header |= {
-                "kind": "delta",
-                "parent": self._chain[-1].digest,
-                "codec": str(Rules(self._codec if codec is None else codec)),
-            }
-            self._displace(contents, path)
-            with files.write_once(path) as file:
-                file.write(record.pack(header, blob))
-            self._base_next = len(blob) > _PAYS * encoder.nbytes
-        stored = index.read_header(path)
-        self._chain.append(stored)
+            header["codec"] = str(Rules(self._codec if codec is None else codec))
+            stored = self._write_delta(contents, header, blob)
+            self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
+            self._chain.append(stored)
         self._encoder = encoder
         contents = self._tidy(stored)
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
+
+    def _write_base(self, contents: Contents, snapshot: Snapshot, header: dict[str, Any]) -> Stored:
+        path = self.directory / (header["name"] + index.BASE)
+        self._displace(contents, path)
+        header["kind"] = "base"
+        base.write(path, header, snapshot.arrays, snapshot.layout or {}, snapshot.about)
+        self._base_next = False
+        return index.read_header(path)
+
+    def _write_delta(self, contents: Contents, header: dict[str, Any], blob: bytes) -> Stored:
+        path = self.directory / (header["name"] + index.DELTA)
+        self._displace(contents, path)
+        header |= {"kind": "delta", "parent": self._chain[-1].digest}
+        with files.write_once(path) as file:
+            file.write(record.pack(header, blob))
+        return index.read_header(path)
+
+    def _check_chain(self, contents: Contents) -> None:
+        held = {stored.digest for stored in contents.stored}
+        lost = [stored.file for stored in self._chain if stored.digest not in held]
+        if lost:
+            raise DamagedError(
+                f"{', '.join(lost[:3])} of {str(self.directory)!r} is gone or has been altered "
+                "during training, so that no delta can build on it; the next checkpoint is whole."
+            )
 
     def _displace(self, contents: Contents, path: Path) -> None:
         """Keep a file that is about to lose its name, if other checkpoints build on it."""

@@ -170,9 +170,7 @@ def load(directory: Path, contents: Contents, target: Stored) -> Loaded:
         except FormatError as error:
             raise FormatError(f"{str(directory / stored.file)!r}: {error}") from error
         except CheckpointError as error:
-            raise DamagedError(
-                f"{str(directory / stored.file)!r} is damaged: {error} Restore an older checkpoint."
-            ) from error
+            raise DamagedError(f"{str(directory / stored.file)!r} is damaged: {error}") from error
     assert decoder is not None
     return Loaded(describe(directory, contents, target), decoder, about)
 
@@ -190,18 +188,19 @@ def load_latest(directory: Path) -> Loaded | None:
         try:
             loaded = load(directory, contents, stored)
         except CheckpointError as error:
-            faults.append(str(error))
+            if str(error) not in faults:  # one damaged file breaks all that build on it
+                faults.append(str(error))
             continue
         if faults:
             warnings.warn(
-                f"{loaded.info.path} is the newest intact checkpoint; damaged: {'; '.join(faults)}",
+                f"{loaded.info.path} is the newest intact checkpoint; damaged: {' '.join(faults)}",
                 stacklevel=3,
             )
         return loaded
     if faults:
         raise DamagedError(
             f"no checkpoint of {str(directory)!r} is intact. Move the directory away to train "
-            f"from the beginning. Damaged: {'; '.join(faults)}"
+            f"from the beginning. Damaged: {' '.join(faults)}"
         )
     return None
 
@@ -223,7 +222,10 @@ def load_named(path: str | os.PathLike[str]) -> Loaded:
     contents = open_directory(full.parent)
     for stored in contents.stored[::-1]:
         if stored.name == name:
-            return load(full.parent, contents, stored)
+            try:
+                return load(full.parent, contents, stored)
+            except DamagedError as error:
+                raise DamagedError(f"{error} Restore an older checkpoint.") from error
     for file, reason in contents.damaged.items():
         if strip_suffix(file) == name:
             raise DamagedError(f"{str(full.parent / file)!r} is damaged: {reason}")

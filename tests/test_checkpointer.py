@@ -342,7 +342,7 @@ def test_tensors_that_change_begin_a_base(tmp_path: Path) -> None:
 def test_a_delta_that_does_not_pay_is_followed_by_a_base(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     states = [
-        state | {"weights/2": rng.integers(0, 2**32, (20, 20), np.uint32).view(np.float32)}
+        state | {"weights/2": rng.integers(0, 2**32, (300, 300), np.uint32).view(np.float32)}
         for state in walk(3)
     ]
     run(tmp_path, states)

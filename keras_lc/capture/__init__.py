@@ -20,14 +20,14 @@ class Snapshot:
         specs: the role of each tensor.
         step: the optimizer's iteration.
         layout: where a base stores them for its framework to find (HDF5 path to a tensor's
-            name or to an array); empty when no base is to be written.
+            name or to an array); None until the snapshot is described.
         about: JSON on the state, stored in a base: configuration, labels of the tensors.
     """
 
     arrays: Mapping[str, np.ndarray]
     specs: list[TensorSpec]
     step: int
-    layout: dict[str, str | np.ndarray] = field(default_factory=dict)
+    layout: dict[str, str | np.ndarray] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 

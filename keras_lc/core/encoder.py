@@ -100,11 +100,6 @@ class DeltaEncoder:
         return TensorTable(state).fingerprint == self._chain.table.fingerprint
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the whole state, uncompressed."""
-        return self._chain.table.nbytes
-
-    @property
     def reconstruction(self) -> Mapping[str, np.ndarray]:
         """What a decoder has after the last blob: name to array, read-only."""
         return Reconstruction(self._chain.table, self._chain.states)

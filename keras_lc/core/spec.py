@@ -75,13 +75,6 @@ class TensorTable:
         ]
         self.fingerprint = zlib.crc32(json.dumps(rows, separators=(",", ":")).encode())
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole state, uncompressed."""
-        return sum(
-            size * dtype.itemsize for size, dtype in zip(self.sizes, self.dtypes, strict=True)
-        )
-
     def check(self, state: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The arrays of `state` in table order; an error names the first that does not fit."""
         missing = sorted(set(self.names) - set(state))

@@ -20,7 +20,7 @@ def ancestry(contents: Contents, target: Stored) -> list[Stored]:
         if parent not in by_digest or len(chain) > len(contents.stored):
             raise DamagedError(
                 f"{chain[-1].file} builds on a checkpoint with digest {parent[:12]}, which is "
-                "missing or has been altered or rewritten; restore an older checkpoint."
+                "missing or has been altered or rewritten."
             )
         chain.append(by_digest[parent])
     return chain[::-1]

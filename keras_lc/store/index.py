@@ -126,8 +126,12 @@ def read_header(path: Path) -> Stored:
 
     Raises:
         DamagedError: it is none.
+        StoreError: it cannot be read.
     """
-    stored = _describe(path, None)
+    try:
+        stored = _describe(path, None)
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r} back: {error}") from error
     if stored is None:
         raise DamagedError(f"{str(path)!r} is a file of another program.")
     return stored
