@@ -9,10 +9,11 @@ import numpy as np
 
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import buckets, exact, lattice, moments
-from keras_lc.core.decoder import Chain, DeltaDecoder, Reconstruction, pool_of
+from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.floats import is_roomy, positive_range, real_dtype
 from keras_lc.core.presets import LC, Balanced, Codec, CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
+from keras_lc.core.state import Chain, pool_of
 from keras_lc.core.streams import SymbolWriter
 from keras_lc.errors import MismatchError
 
@@ -102,7 +103,7 @@ class DeltaEncoder:
     @property
     def reconstruction(self) -> Mapping[str, np.ndarray]:
         """What a decoder has after the last blob: name to array, read-only."""
-        return Reconstruction(self._chain.table, self._chain.states)
+        return self._chain.reconstruction
 
     def encode(self, state: Mapping[str, np.ndarray], codec: CodecLike | None = None) -> bytes:
         """The difference of `state` to the reconstruction so far.

@@ -20,7 +20,7 @@ _UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint
 _SAMPLE = 1 << 15
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exact:
     """A tensor known bit for bit."""
 

@@ -23,7 +23,7 @@ FINE = 4  # predictions are rounded to 2**-FINE of the step
 _EXPONENTS = range(-1060, 1000)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lattice:
     """A tensor as integers on a lattice around an anchor.
 
@@ -109,25 +109,22 @@ def encode(
 
 
 def advance(state: Lattice, step: Step, k: np.ndarray, moment: np.ndarray | None) -> Lattice:
-    """The state after a delta; `state` is used up. Encoder and decoder both go through here."""
+    """The state after a delta."""
     if step.exponent not in _EXPONENTS or not abs(step.beta) < LIMIT:
         raise DamagedError(f"a lattice step of 2**{step.exponent}, beta {step.beta} is impossible.")
     if step.rebase:
         state = start(state.value())
-    if not state.q.any():
-        state.unit = step.unit
-    finer, coarser = max(0, state.unit - step.unit), max(0, step.unit - state.unit)
+    before = state.unit if state.q.any() else step.unit
+    finer, coarser = max(0, before - step.unit), max(0, step.unit - before)
     if max(finer, coarser) > LIMIT.bit_length():
         raise DamagedError(f"a lattice step of 2**{step.exponent} is too far from the last.")
-    state.q <<= finer
-    state.unit -= finer
-    state.q += k << (step.shift + coarser)
+    q = k << (step.shift + coarser)
+    q += state.q << finer
     if step.beta:
         if moment is None:
             raise DamagedError("a lattice step is predicted from a moment that is not there.")
-        state.q += _predict(moment, step.beta) << coarser
-    state.exponent = step.exponent
-    return state
+        q += _predict(moment, step.beta) << coarser
+    return Lattice(state.anchor, before - finer, q, step.exponent)
 
 
 def _power(exponent: int, real: np.dtype[Any]) -> Any:

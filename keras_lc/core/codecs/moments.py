@@ -25,7 +25,7 @@ _TOP = 1025
 _ROOT_HALF = np.float32(0.70710678)
 
 
-@dataclass
+@dataclass(frozen=True)
 class LogIndex:
     """A second moment as powers of two and a common factor; `index` is int16 and flat."""
 
@@ -43,7 +43,7 @@ class LogIndex:
         return table[np.clip(self.index, ZERO, _TOP) - ZERO]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scaled:
     """A first moment as integers times `step`, in units of the root of the second moment."""
 
@@ -81,12 +81,10 @@ def encode_second(v: np.ndarray, state: LogIndex) -> tuple[float, np.ndarray]:
 
 
 def advance_second(state: LogIndex, factor: float, moves: np.ndarray) -> LogIndex:
-    """The state after a delta; `state` is used up."""
+    """The state after a delta."""
     if not 0.25 <= factor <= 2:
         raise DamagedError(f"a second moment with a factor of {factor} is impossible.")
-    state.index += moves
-    state.factor = factor
-    return state
+    return LogIndex(state.index + moves, factor, state.dtype)
 
 
 def encode_first(m: np.ndarray, scale: Any, coarseness: float) -> tuple[float, np.ndarray] | None:

@@ -1,0 +1,140 @@
+"""The state of a chain of deltas, the same on the writing and on the reading side.
+
+Each tensor is held as its last codec left it (`Exact`, `Lattice`, `LogIndex`, `Scaled`), and
+`Chain.advance` moves it on by one delta. Encoder and decoder both go through here, so that
+they cannot disagree. States are never changed, only replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_lc.core import blob as blobs
+from keras_lc.core.codecs import buckets, exact, lattice, moments
+from keras_lc.core.floats import is_float, is_roomy
+from keras_lc.core.spec import TensorTable
+from keras_lc.errors import DamagedError
+
+State = Any  # Exact, Lattice, LogIndex or Scaled: anything with .value()
+
+
+class Reconstruction(Mapping[str, np.ndarray]):
+    """A state as a decoder sees it; each array is made when asked for, and read-only."""
+
+    def __init__(self, table: TensorTable, states: Sequence[State]):
+        self._table = table
+        self._states = states
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        i = self._table.index[name]
+        view: np.ndarray = self._states[i].value().reshape(self._table.shapes[i]).view()
+        view.flags.writeable = False
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.names)
+
+    def __len__(self) -> int:
+        return len(self._table.names)
+
+
+class Chain:
+    """The state of a chain of deltas, the same on the writing and on the reading side."""
+
+    def __init__(self, base: Mapping[str, np.ndarray]):
+        self.table = TensorTable(base)
+        self.states: list[State] = [
+            exact.Exact(np.array(base[name], order="C").reshape(-1)) for name in self.table.names
+        ]
+        self.references = [-1] * len(self.table.names)
+        self.sequence = 0
+
+    @property
+    def reconstruction(self) -> Reconstruction:
+        """The state now; later deltas do not change it."""
+        return Reconstruction(self.table, tuple(self.states))
+
+    def refer(self, references: list[int]) -> None:
+        """Say which tensors are coded with the help of which others (-1: none)."""
+        for i, of in enumerate(references):
+            if of >= 0 and not (
+                self.table.sizes[of] == self.table.sizes[i] and is_float(self.table.dtypes[of])
+            ):
+                raise DamagedError(
+                    f"{self.table.names[i]!r} refers to {self.table.names[of]!r}, which is no "
+                    "float tensor of its size."
+                )
+        self.references = references
+
+    def order(self) -> list[int]:
+        """Tensors so that each comes after the one that it refers to."""
+        depths = []
+        for i in range(len(self.references)):
+            depth, at = 0, i
+            while self.references[at] >= 0:
+                depth, at = depth + 1, self.references[at]
+                if depth > 2:
+                    raise DamagedError("the tensors of a delta refer to each other in a ring.")
+            depths.append(depth)
+        return sorted(range(len(depths)), key=lambda i: (depths[i], i))
+
+    def reference(self, i: int) -> State | None:
+        """State of the moment that tensor `i` is coded with: the second moment of a first
+        moment, the first moment of a weight."""
+        return self.states[self.references[i]] if self.references[i] >= 0 else None
+
+    def direction(self, i: int) -> np.ndarray | None:
+        """The integers of the first moment of weight `i`, where there are any."""
+        moment = self.reference(i)
+        return moment.k if isinstance(moment, moments.Scaled) else None
+
+    def as_lattice(self, i: int) -> lattice.Lattice:
+        state = self.states[i]
+        return state if isinstance(state, lattice.Lattice) else lattice.start(state.value())
+
+    def as_index(self, i: int) -> moments.LogIndex:
+        state = self.states[i]
+        return state if isinstance(state, moments.LogIndex) else moments.start_second(state.value())
+
+    def advance(self, i: int, entry: blobs.Entry, symbols: np.ndarray) -> None:
+        """Move tensor `i` on by one delta."""
+        dtype = self.table.dtypes[i]
+        if entry.kind in _POOLS and not is_roomy(dtype):
+            raise DamagedError(f"{self.table.names[i]!r}, a tensor of {dtype}, cannot be lossy.")
+        match entry.kind:
+            case "difference" | "plain":
+                reference = self.states[i].value()
+                self.states[i] = exact.decode(symbols, reference, entry.kind == "difference")
+            case "lattice":
+                step = lattice.Step(*entry.params)
+                self.states[i] = lattice.advance(
+                    self.as_lattice(i), step, symbols, self.direction(i)
+                )
+            case "second":
+                index = self.as_index(i)
+                self.states[i] = moments.advance_second(index, entry.params[0], symbols)
+            case "first":
+                scale = self.reference(i)
+                self.states[i] = moments.first(symbols, entry.params[0], scale, dtype)
+            case "buckets":
+                self.states[i] = buckets.advance(self.states[i].value(), entry.params, symbols)
+
+
+# what a kind is made of: its pool, and the integers that its symbols are read as
+_POOLS: dict[str, tuple[str, np.dtype[Any]]] = {
+    "lattice": ("lattice", np.dtype(np.int32)),
+    "second": ("second", np.dtype(np.int16)),
+    "first": ("first", np.dtype(np.int32)),
+    "buckets": ("buckets", np.dtype(np.int16)),
+}
+
+
+def pool_of(kind: str, dtype: np.dtype[Any], size: int) -> tuple[str, np.dtype[Any], int]:
+    """Pool, symbol dtype and number of symbols of a tensor coded as `kind`."""
+    if kind in _POOLS:
+        return *_POOLS[kind], size
+    symbol = exact.symbol_dtype(dtype)
+    return f"{kind}{exact.width(dtype)}", symbol, exact.symbol_count(dtype, size)
