@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_lc.core import blob as blobs
-from keras_lc.core.state import Chain, pool_of
+from keras_lc.core.state import Chain, pools_of
 from keras_lc.core.streams import SymbolReader
 from keras_lc.errors import DamagedError, MismatchError
 
@@ -76,20 +76,22 @@ class DeltaDecoder:
         chain = self.chain
         order = chain.order()
         plan = [
-            (i, entry, *pool_of(entry.kind, chain.table.dtypes[i], chain.table.sizes[i]))
+            (i, entry, pools_of(entry.kind, chain.table.dtypes[i], chain.table.shapes[i]))
             for i, entry in zip(order, table.entries, strict=True)
             if entry.kind != "same"
         ]
         totals: dict[str, int] = {}
-        for _, _, pool, _, count in plan:
-            totals[pool] = totals.get(pool, 0) + count
+        for _, _, parts in plan:
+            for pool, _, count in parts:
+                totals[pool] = totals.get(pool, 0) + count
         readers = {
             pool: SymbolReader(pools.get(pool, memoryview(b"")), total)
             for pool, total in totals.items()
         }
         if set(pools) - set(readers):
             raise DamagedError("a delta holds symbols that belong to no tensor.")
-        for i, entry, pool, dtype, count in plan:
-            chain.advance(i, entry, readers[pool].take(count, dtype))
+        for i, entry, parts in plan:
+            symbols = [readers[pool].take(count, dtype) for pool, dtype, count in parts]
+            chain.advance(i, entry, symbols)
         for reader in readers.values():
             reader.finish()

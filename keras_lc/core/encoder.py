@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core import blob as blobs
-from keras_lc.core.codecs import buckets, exact, lattice, moments
+from keras_lc.core.codecs import buckets, exact, first, lattice, second
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.floats import is_roomy, positive_range, real_dtype
 from keras_lc.core.presets import LC, Balanced, Codec, CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
-from keras_lc.core.state import Chain, pool_of
+from keras_lc.core.state import Chain, pools_of
 from keras_lc.core.streams import SymbolWriter
 from keras_lc.errors import MismatchError
 
 _SAMPLE = 4096
+Coded = tuple[Any, ...]  # an entry of the table, and its symbols part by part
 
 
 class DeltaEncoder:
@@ -76,6 +77,12 @@ class DeltaEncoder:
         self._announce = chain.sequence == 0 or references != chain.references
         chain.refer(references)
         self._order = chain.order()
+        # of each second moment the first moment that refers to it
+        self._moments = {
+            of: i
+            for i, of in enumerate(references)
+            if of >= 0 and self._specs[i].role == "first_moment"
+        }
         # a few values of each tensor as they were live, to measure how far it has moved
         self._seen = [_sample(state.value()) for state in chain.states]
 
@@ -127,12 +134,15 @@ class DeltaEncoder:
         changed: set[int] = set()
         for i in self._order:
             array = np.ascontiguousarray(arrays[i]).reshape(-1)
-            entry, symbols = self._tensor(i, array, codecs[i], changed)
+            moment = self._moments.get(i)
+            beside = None if moment is None else np.ascontiguousarray(arrays[moment]).reshape(-1)
+            entry, *parts = self._tensor(i, array, beside, codecs[i], changed)
             if entry.kind != "same":
                 changed.add(i)
-                pool = pool_of(entry.kind, array.dtype, array.size)[0]
-                writers.setdefault(pool, SymbolWriter()).append(symbols)
-                chain.advance(i, entry, symbols)
+                kinds = pools_of(entry.kind, array.dtype, chain.table.shapes[i])
+                for (pool, _, _), symbols in zip(kinds, parts, strict=True):
+                    writers.setdefault(pool, SymbolWriter()).append(symbols)
+                chain.advance(i, entry, parts)
             entries.append(entry)
             self._seen[i] = _sample(array)
         chain.sequence += 1
@@ -148,10 +158,10 @@ class DeltaEncoder:
         return blobs.pack(table, pools)
 
     def _tensor(
-        self, i: int, array: np.ndarray, codec: Codec, changed: set[int]
-    ) -> tuple[blobs.Entry, np.ndarray]:
+        self, i: int, array: np.ndarray, beside: np.ndarray | None, codec: Codec, changed: set[int]
+    ) -> Coded:
         """How tensor `i` is stored this time: the lossy way where the codec has one and the
-        values allow it, else bit for bit."""
+        values allow it, else bit for bit. `beside` is the first moment of a second one."""
         lossless = not array.size or not is_roomy(array.dtype)
         kind = None if lossless else codec.kinds.get(self._specs[i].role)
         lossy = None
@@ -163,21 +173,19 @@ class DeltaEncoder:
                 case Balanced(), "first":
                     lossy = self._first(i, array, codec, changed)
                 case Balanced(), "second":
-                    lossy = self._second(i, array)
+                    lossy = self._second(i, array, beside)
                 case LC(), "buckets":
                     lossy = self._buckets(i, array, codec)
         return lossy or self._exact(i, array)
 
-    def _exact(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray]:
+    def _exact(self, i: int, array: np.ndarray) -> Coded:
         reference = self._chain.states[i].value()
         if exact.same(array, reference):
-            return blobs.Entry("same", []), _NOTHING
+            return (blobs.Entry("same", []),)
         as_difference, symbols = exact.encode(array, reference)
         return blobs.Entry("difference" if as_difference else "plain", []), symbols
 
-    def _lattice(
-        self, i: int, array: np.ndarray, codec: Balanced
-    ) -> tuple[blobs.Entry, np.ndarray] | None:
+    def _lattice(self, i: int, array: np.ndarray, codec: Balanced) -> Coded | None:
         state = self._chain.as_lattice(i)
         target = array.astype(real_dtype(array.dtype))
         largest = float(np.abs(target).max())
@@ -190,46 +198,45 @@ class DeltaEncoder:
             exponent, direction = state.exponent, None  # nothing new to be finer about
         else:
             moved = moved or _rms(target - state.position())
-            wanted = min(codec.step * moved, codec.finest_share * size or np.inf)
+            wanted = min(codec.step * moved, codec.largest_share * size or np.inf)
             exponent = lattice.choose_exponent(wanted, largest, target.dtype)
         coded = lattice.encode(target, state, exponent, direction)
         if coded is None or largest + 2.0**exponent > positive_range(array.dtype)[1]:
             return None
         step, k = coded
         if not step.beta and not k.any():
-            return blobs.Entry("same", []), k
+            return (blobs.Entry("same", []),)
         params: list[Any] = [step.exponent, step.beta, 1]
         return blobs.Entry("lattice", params if step.rebase else params[: 2 if step.beta else 1]), k
 
-    def _second(self, i: int, array: np.ndarray) -> tuple[blobs.Entry, np.ndarray] | None:
-        before = self._chain.states[i]
-        for v in (array, before.value()):
+    def _second(self, i: int, array: np.ndarray, m: np.ndarray | None) -> Coded | None:
+        before = self._chain.as_levels(i)
+        value = self._chain.states[i].value()
+        for v in (array, value):
             if not (np.isfinite(v).all() and (v >= 0).all()):
                 return None
-        state = self._chain.as_index(i)
-        factor, moves = moments.encode_second(array, state)
-        unmoved = state is before and state.factor == factor and not moves.any()
-        return blobs.Entry("same", []) if unmoved else blobs.Entry("second", [factor]), moves
+        view = second.view(self._chain.table.shapes[i])
+        factor, axes, moves = second.encode(array, m, before, view, value)
+        unmoved = before is not None and before.factor == factor
+        if unmoved and not moves.any() and not axes.any():
+            return (blobs.Entry("same", []),)
+        return blobs.Entry("second", [factor]), axes, moves
 
-    def _first(
-        self, i: int, array: np.ndarray, codec: Balanced, changed: set[int]
-    ) -> tuple[blobs.Entry, np.ndarray] | None:
-        coded = moments.encode_first(array, self._chain.reference(i), codec.moment_step)
+    def _first(self, i: int, array: np.ndarray, codec: Balanced, changed: set[int]) -> Coded | None:
+        coded = first.encode(array, self._chain.reference(i), codec.moment_step)
         if coded is None:
             return None
         step, k = coded
         before = self._chain.states[i]
         unmoved = (
-            isinstance(before, moments.Scaled)
+            isinstance(before, first.Scaled)
             and self._chain.references[i] not in changed
             and before.step == step
             and np.array_equal(before.k, k)
         )
         return blobs.Entry("same", []) if unmoved else blobs.Entry("first", [step]), k
 
-    def _buckets(
-        self, i: int, array: np.ndarray, codec: LC
-    ) -> tuple[blobs.Entry, np.ndarray] | None:
+    def _buckets(self, i: int, array: np.ndarray, codec: LC) -> Coded | None:
         reference = self._chain.states[i].value()
         if not (np.isfinite(array).all() and np.isfinite(reference).all()):
             return None
@@ -237,9 +244,6 @@ class DeltaEncoder:
         if not np.isfinite(buckets.advance(reference, centres, number).value()).all():
             return None  # past the largest number of the dtype
         return blobs.Entry("buckets" if centres else "same", centres), number
-
-
-_NOTHING = np.empty(0, np.int16)
 
 
 def _sample(array: np.ndarray) -> np.ndarray:

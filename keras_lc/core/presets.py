@@ -26,13 +26,13 @@ class Balanced:
     Args:
         step: step of the weights' lattice, in root mean squares of the movement since the
             last checkpoint. The error of a weight is at most half a step.
-        finest_share: the step never exceeds this share of the root mean square of the
+        largest_share: the step never exceeds this share of the root mean square of the
             weights themselves, which matters while they still move far.
         moment_step: step of the first moment, in root mean squares of itself.
     """
 
     step: float = 2.0
-    finest_share: float = 0.05
+    largest_share: float = 0.25
     moment_step: float = 1.5
     kinds: ClassVar[Mapping[Role, str]] = {
         "weight": "lattice",
@@ -41,7 +41,7 @@ class Balanced:
     }
 
     def __post_init__(self) -> None:
-        for option in ("step", "finest_share", "moment_step"):
+        for option in ("step", "largest_share", "moment_step"):
             value = getattr(self, option)
             if not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 raise OptionError(f"Balanced({option}={value!r}): expected a positive number.")

@@ -1,6 +1,6 @@
 """The state of a chain of deltas, the same on the writing and on the reading side.
 
-Each tensor is held as its last codec left it (`Exact`, `Lattice`, `LogIndex`, `Scaled`), and
+Each tensor is held as its last codec left it (`Exact`, `Lattice`, `LogLevel`, `Scaled`), and
 `Chain.advance` moves it on by one delta. Encoder and decoder both go through here, so that
 they cannot disagree. States are never changed, only replaced.
 """
@@ -8,17 +8,18 @@ they cannot disagree. States are never changed, only replaced.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from keras_lc.core import blob as blobs
-from keras_lc.core.codecs import buckets, exact, lattice, moments
+from keras_lc.core.codecs import buckets, exact, first, lattice, second
 from keras_lc.core.floats import is_float, is_roomy
 from keras_lc.core.spec import TensorTable
 from keras_lc.errors import DamagedError
 
-State = Any  # Exact, Lattice, LogIndex or Scaled: anything with .value()
+State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
 
 
 class Reconstruction(Mapping[str, np.ndarray]):
@@ -89,17 +90,17 @@ class Chain:
     def direction(self, i: int) -> np.ndarray | None:
         """The integers of the first moment of weight `i`, where there are any."""
         moment = self.reference(i)
-        return moment.k if isinstance(moment, moments.Scaled) else None
+        return moment.k if isinstance(moment, first.Scaled) else None
 
     def as_lattice(self, i: int) -> lattice.Lattice:
         state = self.states[i]
         return state if isinstance(state, lattice.Lattice) else lattice.start(state.value())
 
-    def as_index(self, i: int) -> moments.LogIndex:
+    def as_levels(self, i: int) -> second.LogLevel | None:
         state = self.states[i]
-        return state if isinstance(state, moments.LogIndex) else moments.start_second(state.value())
+        return state if isinstance(state, second.LogLevel) else None
 
-    def advance(self, i: int, entry: blobs.Entry, symbols: np.ndarray) -> None:
+    def advance(self, i: int, entry: blobs.Entry, parts: Sequence[np.ndarray]) -> None:
         """Move tensor `i` on by one delta."""
         dtype = self.table.dtypes[i]
         if entry.kind in _POOLS and not is_roomy(dtype):
@@ -107,34 +108,38 @@ class Chain:
         match entry.kind:
             case "difference" | "plain":
                 reference = self.states[i].value()
-                self.states[i] = exact.decode(symbols, reference, entry.kind == "difference")
+                self.states[i] = exact.decode(parts[0], reference, entry.kind == "difference")
             case "lattice":
                 step = lattice.Step(*entry.params)
-                self.states[i] = lattice.advance(
-                    self.as_lattice(i), step, symbols, self.direction(i)
-                )
+                moment = self.direction(i)
+                self.states[i] = lattice.advance(self.as_lattice(i), step, parts[0], moment)
             case "second":
-                index = self.as_index(i)
-                self.states[i] = moments.advance_second(index, entry.params[0], symbols)
+                before = self.as_levels(i)
+                value = self.states[i].value() if before is None else _NOTHING
+                view = second.view(self.table.shapes[i])
+                self.states[i] = second.advance(before, value, view, entry.params[0], *parts)
             case "first":
-                scale = self.reference(i)
-                self.states[i] = moments.first(symbols, entry.params[0], scale, dtype)
+                self.states[i] = first.advance(parts[0], entry.params[0], self.reference(i), dtype)
             case "buckets":
-                self.states[i] = buckets.advance(self.states[i].value(), entry.params, symbols)
+                self.states[i] = buckets.advance(self.states[i].value(), entry.params, parts[0])
 
 
-# what a kind is made of: its pool, and the integers that its symbols are read as
-_POOLS: dict[str, tuple[str, np.dtype[Any]]] = {
-    "lattice": ("lattice", np.dtype(np.int32)),
-    "second": ("second", np.dtype(np.int16)),
-    "first": ("first", np.dtype(np.int32)),
-    "buckets": ("buckets", np.dtype(np.int16)),
+_NOTHING = np.empty(0, np.int16)
+# what a lossy kind is made of: its pools, and the integers that their symbols are read as
+_POOLS: dict[str, list[tuple[str, np.dtype[Any]]]] = {
+    "lattice": [("lattice", np.dtype(np.int32))],
+    "second": [("axes", np.dtype(np.int16)), ("second", np.dtype(np.int16))],
+    "first": [("first", np.dtype(np.int32))],
+    "buckets": [("buckets", np.dtype(np.int16))],
 }
 
 
-def pool_of(kind: str, dtype: np.dtype[Any], size: int) -> tuple[str, np.dtype[Any], int]:
-    """Pool, symbol dtype and number of symbols of a tensor coded as `kind`."""
-    if kind in _POOLS:
-        return *_POOLS[kind], size
-    symbol = exact.symbol_dtype(dtype)
-    return f"{kind}{exact.width(dtype)}", symbol, exact.symbol_count(dtype, size)
+def pools_of(
+    kind: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> list[tuple[str, np.dtype[Any], int]]:
+    """Pool, dtype and number of the symbols of a tensor coded as `kind`, part by part."""
+    if kind not in _POOLS:
+        symbols = exact.symbol_count(dtype, prod(shape))
+        return [(f"{kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), symbols)]
+    counts = {"axes": second.view(shape).count if kind == "second" else 0}
+    return [(pool, symbol, counts.get(pool, prod(shape))) for pool, symbol in _POOLS[kind]]

@@ -25,7 +25,7 @@ SPECS = [
 CODECS = {
     "lossless": "lossless",
     "balanced": "balanced",
-    "balanced fine": Balanced(step=0.5, finest_share=0.01, moment_step=0.5),
+    "balanced fine": Balanced(step=0.5, largest_share=0.01, moment_step=0.5),
     "lc": "lc",
     **{f"lc {bits} bits": LC(bits) for bits in range(1, 9)},
     "weights lossless": {"w/*": "lossless", "*": "balanced"},

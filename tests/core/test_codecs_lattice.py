@@ -24,7 +24,7 @@ def allowed(live, before, had, codec):
     moved = rms(x - before.astype(np.float64))
     if not moved:
         return np.maximum(np.abs(had.astype(np.float64) - x), rms(x - had.astype(np.float64)))
-    wanted = min(codec.step * moved, codec.finest_share * rms(x) or np.inf)
+    wanted = min(codec.step * moved, codec.largest_share * rms(x) or np.inf)
     info = ml_dtypes.finfo(live.dtype)
     real = np.finfo(np.float64 if live.dtype.itemsize == 8 else np.float32)
     finest = 2 * float(real.eps) * float(np.abs(x).max())
@@ -47,7 +47,7 @@ def assert_close(states, codec, specs=None):
 
 
 @pytest.mark.parametrize(
-    "codec", [Balanced(), Balanced(step=1.0), Balanced(step=8.0, finest_share=1.0)]
+    "codec", [Balanced(), Balanced(step=1.0), Balanced(step=8.0, largest_share=1.0)]
 )
 def test_errors_do_not_accumulate(codec):
     states = [

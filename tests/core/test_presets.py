@@ -56,7 +56,7 @@ def build_and_encode(make):
         lambda: Balanced(step=0.0),
         lambda: Balanced(step=-1.0),
         lambda: Balanced(step="3"),
-        lambda: Balanced(finest_share=-1.0),
+        lambda: Balanced(largest_share=-1.0),
         lambda: Balanced(moment_step=float("nan")),
     ],
     ids=range(7),
