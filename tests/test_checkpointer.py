@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -650,7 +651,7 @@ def test_clocks_that_go_back_do_not_change_the_order(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_run_are_cleared_by_the_next_run(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    leftover = tmp_path / f".keras_lc-{dead.pid}-cp-0001.weights.h5"
+    leftover = tmp_path / f".keras_lc-{dead.pid}@{platform.node()}-cp-0001.weights.h5"
     leftover.write_bytes(b"half")
     assert list_checkpoints(tmp_path) == []
     run(tmp_path, walk(1))

@@ -21,7 +21,8 @@ class Lossless:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Weights on a lattice, Adam's moments in powers of two and in units of their root.
+    """Weights on a lattice, second moments as powers of two around rows and columns, first
+    moments in units of the root of the second.
 
     Args:
         step: step of the weights' lattice, in root mean squares of the movement since the
@@ -31,9 +32,9 @@ class Balanced:
         moment_step: step of the first moment, in root mean squares of itself.
     """
 
-    step: float = 2.0
-    largest_share: float = 0.25
-    moment_step: float = 1.5
+    step: float = 6.0
+    largest_share: float = 0.1
+    moment_step: float = 4.0
     kinds: ClassVar[Mapping[Role, str]] = {
         "weight": "lattice",
         "first_moment": "first",

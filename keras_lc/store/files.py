@@ -7,7 +7,9 @@ into place, and the directory is synced.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import BinaryIO
 from keras_lc.errors import StoreError
 
 _TEMPORARY = ".keras_lc-"
+_HOST = platform.node() or "localhost"
+_ABANDONED = 24 * 3600  # s without a write, after which nobody can be writing any more
 
 
 def make_directory(path: Path) -> None:
@@ -38,7 +42,7 @@ def write_once(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StoreError: it cannot be written; a file of that name from before is untouched.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}@{_HOST}-{path.name}")
     try:
         with open(temporary, "w+b") as file:
             yield file
@@ -86,23 +90,30 @@ def sync_directory(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete the temporary files of processes that were killed while writing."""
-    for path in directory.glob(f"{_TEMPORARY}*"):
-        owner = path.name.removeprefix(_TEMPORARY).partition("-")[0]
-        known = owner.isascii() and owner.isdigit()
-        if known and int(owner) != os.getpid() and not _alive(int(owner)):
-            with suppress(OSError):
+    """Delete the temporary files of processes that were killed while writing.
+
+    Whether a process of this machine still lives can be asked; those of other machines are
+    given a day.
+    """
+    for path in directory.glob(f"{_TEMPORARY}*@*"):
+        process, _, rest = path.name.removeprefix(_TEMPORARY).partition("@")
+        with suppress(OSError):
+            old = time.time() - path.stat().st_mtime > _ABANDONED
+            if old or (rest.startswith(f"{_HOST}-") and _dead(process)):
                 path.unlink()
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+def _dead(process: str) -> bool:
+    known = process.isascii() and process.isdigit() and int(process) > 0
+    if not known or os.name == "nt":  # there, asking would end the process
         return False
-    except OSError:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
         return True
-    return True
+    except OSError:
+        return False
+    return False
 
 
 def _advice(doing: str, path: Path, error: OSError) -> str:

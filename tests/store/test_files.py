@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from keras_lc.errors import StoreError
 from keras_lc.store import files
 from tests.toy import disk, file_names
+
+HOST = platform.node()
 
 
 def test_a_file_takes_its_name_only_when_all_of_it_is_written(tmp_path: Path) -> None:
@@ -128,14 +132,15 @@ def test_temporary_files_of_dead_processes_are_removed_and_others_not(tmp_path: 
     dead.wait()
     live = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     kept = {
-        f".keras_lc-{live.pid}-cp.lcd",
-        f".keras_lc-{os.getpid()}-cp.lcd",
+        f".keras_lc-{live.pid}@{HOST}-cp.lcd",
+        f".keras_lc-{os.getpid()}@{HOST}-cp.lcd",
+        f".keras_lc-{dead.pid}@elsewhere-cp.lcd",
         ".keras_lc-notes",
         ".keras_lc-",
         "cp.lcd",
         ".other",
     }
-    for name in {f".keras_lc-{dead.pid}-cp.lcd", *kept}:
+    for name in {f".keras_lc-{dead.pid}@{HOST}-cp.lcd", *kept}:
         (tmp_path / name).write_bytes(b"half")
     files.remove_leftovers(tmp_path)
     live.communicate(b"\n")
@@ -144,12 +149,12 @@ def test_temporary_files_of_dead_processes_are_removed_and_others_not(tmp_path: 
 
 @pytest.mark.parametrize("owner", ["²", "9" * 30, "9" * 200, "-1", "0", "1e3", "٣"])
 def test_an_odd_name_like_a_temporary_one_is_no_error(tmp_path: Path, owner: str) -> None:
-    (tmp_path / f".keras_lc-{owner}-cp").touch()
+    (tmp_path / f".keras_lc-{owner}@{HOST}-cp").touch()
     files.remove_leftovers(tmp_path)
 
 
 def test_leftovers_are_not_looked_for_in_directories_below(tmp_path: Path) -> None:
-    below = tmp_path / ".keras_lc-999999999-directory"
+    below = tmp_path / f".keras_lc-999999@{HOST}-directory"
     below.mkdir()
     files.remove_leftovers(tmp_path)
     assert below.is_dir()
@@ -205,3 +210,12 @@ def test_a_file_in_the_way_of_a_directory_is_named(tmp_path: Path) -> None:
 def test_writing_into_a_directory_that_is_gone_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="gone"), files.write_once(tmp_path / "gone" / "cp"):
         pass
+
+
+def test_a_temporary_file_that_nobody_has_written_for_a_day_is_removed(tmp_path: Path) -> None:
+    young, old = (tmp_path / f".keras_lc-1@elsewhere-{name}.lcd" for name in ("a", "b"))
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    files.remove_leftovers(tmp_path)
+    assert file_names(tmp_path) == {young.name}
