@@ -32,9 +32,9 @@ class Balanced:
         moment_step: step of the first moment, in root mean squares of itself.
     """
 
-    step: float = 6.0
-    largest_share: float = 0.1
-    moment_step: float = 4.0
+    step: float = 2.0
+    largest_share: float = 0.05
+    moment_step: float = 1.5
     kinds: ClassVar[Mapping[Role, str]] = {
         "weight": "lattice",
         "first_moment": "first",
