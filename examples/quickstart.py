@@ -30,9 +30,9 @@ def digits():
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    nearest = range(28)
+    nearest = [8 * i // 28 for i in range(28)]
     images = images.reshape(-1, 8, 8).astype("float32") / 16
-    images = images[:, [8 * i // 28 for i in nearest]][:, :, [8 * i // 28 for i in nearest]]
+    images = images[:, nearest][:, :, nearest]
     return (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
 
 

@@ -200,8 +200,7 @@ class Checkpointer:
         return index.read_header(path)
 
     def _check_chain(self, contents: Contents) -> None:
-        held = {stored.digest for stored in contents.stored}
-        lost = [stored.file for stored in self._chain if stored.digest not in held]
+        lost = [stored.file for stored in self._chain if stored.digest not in contents.by_digest]
         if lost:
             raise DamagedError(
                 f"{', '.join(lost[:3])} of {str(self.directory)!r} is gone or has been altered "
@@ -225,7 +224,9 @@ class Checkpointer:
         keep = contents.listed
         if self._max_to_keep is not None:
             own = [stored for stored in keep if self._owns(stored.name)]
-            keep = [s for s in keep if s not in own] + own[-self._max_to_keep :]
+            keep = [stored for stored in keep if not self._owns(stored.name)] + own[
+                -self._max_to_keep :
+            ]
         if drop := chain.disposable(contents, keep):
             for stored in drop:
                 files.remove(self.directory / stored.file)

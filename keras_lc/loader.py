@@ -288,7 +288,9 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
 def describe(directory: Path, contents: Contents, stored: Stored) -> CheckpointInfo:
     """What is known of a stored checkpoint."""
     header = stored.header
-    parent = next((s.name for s in contents.stored if s.digest == stored.parent), stored.parent)
+    parent = stored.parent
+    if parent in contents.by_digest:
+        parent = contents.by_digest[parent].name
     return CheckpointInfo(
         path=os.path.join(directory, stored.name),
         kind="base" if stored.parent is None else "delta",

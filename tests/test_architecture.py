@@ -93,6 +93,19 @@ def test_only_faces_and_captures_know_a_framework():
             assert name.split(".")[0] not in FRAMEWORKS, f"{module_of(path)} imports {name}"
 
 
+def run_fresh(code, directory):
+    """Run code in an interpreter of its own; it must succeed."""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        env={"PYTHONPATH": str(HOUSE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -106,25 +119,9 @@ def test_only_faces_and_captures_know_a_framework():
 )
 def test_no_framework_is_imported(code, tmp_path):
     check = f"import sys; found = {FRAMEWORKS!r} & set(sys.modules); assert not found, found"
-    run = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{check}"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(HOUSE.parent), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    run_fresh(f"{code}\n{check}", tmp_path)
 
 
 def test_importing_the_package_alone_is_cheap(tmp_path):
     check = "assert not {'numpy', 'h5py', 'pcodec'} & set(sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", f"import sys, keras_lc\n{check}"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(HOUSE.parent), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    run_fresh(f"import sys, keras_lc\n{check}", tmp_path)

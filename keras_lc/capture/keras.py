@@ -102,7 +102,6 @@ class KerasCapture:
     def _tensors(self) -> Iterator[_Tensor]:
         weights = {id(v): i for i, v in enumerate(self.model.weights)}
         trainable = {id(v) for v in self.model.trainable_variables}
-        slots = {} if self.weights_only else _slots(self._optimizer())
         for i, variable in enumerate(self.model.weights):
             # statistics of layers (BatchNormalization) are few, and must not change sign
             role: Role = "weight" if id(variable) in trainable else "exact"
@@ -115,7 +114,7 @@ class KerasCapture:
             return
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-            slots = _slots(optimizer)
+        slots = _slots(optimizer)
         for i, variable in enumerate(optimizer.variables):
             role, of = slots.get(id(variable), ("exact", None))
             owner = f"weights/{weights[of]}" if of in weights else None

@@ -41,7 +41,6 @@ class Table:
     fingerprint: int
     references: list[int] | None  # only in the first delta of a chain
     entries: list[Entry]
-    pools: dict[str, int]
 
 
 def pack(table: Table, pools: dict[str, bytes]) -> bytes:
@@ -97,13 +96,8 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
             references = [int(reference) for reference in references]
             if len(references) != tensors or not all(-1 <= r < tensors for r in references):
                 raise DamagedError("a delta refers to tensors that its base does not have.")
-        table = Table(
-            int(document["seq"]),
-            int(document["table"]),
-            references,
-            entries,
-            {str(name): int(size) for name, size in document["pools"].items()},
-        )
+        table = Table(int(document["seq"]), int(document["table"]), references, entries)
+        lengths = {str(name): int(size) for name, size in document["pools"].items()}
     except (
         zlib.error,
         ValueError,
@@ -117,7 +111,7 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         raise DamagedError(f"the table of a delta cannot be read: {error!r}") from error
     pools = {}
     rest = body[length:]
-    for name, size in table.pools.items():
+    for name, size in lengths.items():
         if not 0 <= size <= len(rest):
             raise DamagedError(f"symbol pool {name!r} of a delta is longer than the delta.")
         pools[name], rest = rest[:size], rest[size:]

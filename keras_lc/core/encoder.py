@@ -87,20 +87,19 @@ class DeltaEncoder:
         self._seen = [_sample(state.value()) for state in chain.states]
 
     def _references(self) -> list[int]:
-        second: dict[str, int] = {}
-        first: dict[str, int] = {}
-        for i, spec in enumerate(self._specs):
-            if spec.of is not None:
-                by_weight = {"second_moment": second, "first_moment": first}.get(spec.role, {})
-                by_weight[spec.of] = i
+        """A first moment refers to the second one of its weight, a weight to its first."""
+        moments: dict[tuple[str, str | None], int] = {
+            (spec.role, spec.of): i for i, spec in enumerate(self._specs) if spec.of is not None
+        }
         sizes = self._chain.table.sizes
         references = []
         for i, spec in enumerate(self._specs):
-            of = {
-                "first_moment": second.get(spec.of or ""),
-                "weight": first.get(spec.name),
+            wanted = {
+                "first_moment": ("second_moment", spec.of),
+                "weight": ("first_moment", spec.name),
             }.get(spec.role)
-            references.append(of if of is not None and sizes[of] == sizes[i] else -1)
+            of = moments.get(wanted, -1) if wanted else -1
+            references.append(of if of >= 0 and sizes[of] == sizes[i] else -1)
         return references
 
     def fits(self, state: Mapping[str, np.ndarray]) -> bool:
@@ -152,7 +151,6 @@ class DeltaEncoder:
             chain.table.fingerprint,
             chain.references if self._announce else None,
             entries,
-            {},
         )
         self._announce = False
         return blobs.pack(table, pools)
@@ -211,13 +209,12 @@ class DeltaEncoder:
 
     def _second(self, i: int, array: np.ndarray, m: np.ndarray | None) -> Coded | None:
         before = self._chain.as_levels(i)
-        value = self._chain.states[i].value()
-        for v in (array, value):
-            if not (np.isfinite(v).all() and (v >= 0).all()):
-                return None
+        exact_values = (array,) if isinstance(before, second.LogLevel) else (array, before)
+        if not all(np.isfinite(v).all() and (v >= 0).all() for v in exact_values):
+            return None
         view = second.view(self._chain.table.shapes[i])
-        factor, axes, moves = second.encode(array, m, before, view, value)
-        unmoved = before is not None and before.factor == factor
+        factor, axes, moves = second.encode(array, m, before, view)
+        unmoved = isinstance(before, second.LogLevel) and before.factor == factor
         if unmoved and not moves.any() and not axes.any():
             return (blobs.Entry("same", []),)
         return blobs.Entry("second", [factor]), axes, moves

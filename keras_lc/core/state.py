@@ -96,9 +96,10 @@ class Chain:
         state = self.states[i]
         return state if isinstance(state, lattice.Lattice) else lattice.start(state.value())
 
-    def as_levels(self, i: int) -> second.LogLevel | None:
+    def as_levels(self, i: int) -> second.LogLevel | np.ndarray:
+        """The levels of second moment `i`, or its exact values where it has none yet."""
         state = self.states[i]
-        return state if isinstance(state, second.LogLevel) else None
+        return state if isinstance(state, second.LogLevel) else state.value()
 
     def advance(self, i: int, entry: blobs.Entry, parts: Sequence[np.ndarray]) -> None:
         """Move tensor `i` on by one delta."""
@@ -114,17 +115,14 @@ class Chain:
                 moment = self.direction(i)
                 self.states[i] = lattice.advance(self.as_lattice(i), step, parts[0], moment)
             case "second":
-                before = self.as_levels(i)
-                value = self.states[i].value() if before is None else _NOTHING
                 view = second.view(self.table.shapes[i])
-                self.states[i] = second.advance(before, value, view, entry.params[0], *parts)
+                self.states[i] = second.advance(self.as_levels(i), view, entry.params[0], *parts)
             case "first":
                 self.states[i] = first.advance(parts[0], entry.params[0], self.reference(i), dtype)
             case "buckets":
                 self.states[i] = buckets.advance(self.states[i].value(), entry.params, parts[0])
 
 
-_NOTHING = np.empty(0, np.int16)
 # what a lossy kind is made of: its pools, and the integers that their symbols are read as
 _POOLS: dict[str, list[tuple[str, np.dtype[Any]]]] = {
     "lattice": [("lattice", np.dtype(np.int32))],

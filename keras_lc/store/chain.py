@@ -14,15 +14,14 @@ def ancestry(contents: Contents, target: Stored) -> list[Stored]:
     Raises:
         DamagedError: one of them is missing; the message names where the chain breaks.
     """
-    by_digest = {stored.digest: stored for stored in contents.stored}
     chain = [target]
     while (parent := chain[-1].parent) is not None:
-        if parent not in by_digest or len(chain) > len(contents.stored):
+        if parent not in contents.by_digest or len(chain) > len(contents.stored):
             raise DamagedError(
                 f"{chain[-1].file} builds on a checkpoint with digest {parent[:12]}, which is "
                 "missing or has been altered or rewritten."
             )
-        chain.append(by_digest[parent])
+        chain.append(contents.by_digest[parent])
     return chain[::-1]
 
 

@@ -111,8 +111,8 @@ def _dead(process: str) -> bool:
         os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except OSError:
-        return False
+    except OSError:  # it lives, and is someone else's
+        pass
     return False
 
 

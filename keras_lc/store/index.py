@@ -12,6 +12,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ class Contents:
         """Those that can be named; of two of one name, the newer."""
         by_name = {stored.name: stored for stored in self.stored if not stored.retired}
         return [stored for stored in self.stored if by_name.get(stored.name) is stored]
+
+    @cached_property
+    def by_digest(self) -> dict[str, Stored]:
+        """The checkpoints by their digests, as children name their parents."""
+        return {stored.digest: stored for stored in self.stored}
 
     @property
     def next_serial(self) -> int:

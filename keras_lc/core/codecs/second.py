@@ -91,23 +91,24 @@ def start(v: np.ndarray, axes: np.ndarray, view: Axes) -> LogLevel:
 
 
 def encode(
-    v: np.ndarray, m: np.ndarray | None, state: LogLevel | None, view: Axes, before: np.ndarray
+    v: np.ndarray, m: np.ndarray | None, before: LogLevel | np.ndarray, view: Axes
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """How a second moment moves.
 
     Args:
         v: the values now, flat.
         m: the first moment beside it, flat, where there is one.
-        state: the levels so far; None where `before` are exact values.
+        before: the levels so far, or exact values, flat.
         view: the tensor as a matrix.
-        before: the values so far, flat.
 
     Returns:
         The factor, by how much the axes move and by how much each level moves (int16).
     """
     axes = _axes(v, view)
-    old_axes = np.zeros(view.count, np.int16) if state is None else state.axes
-    old = (start(before, axes, view) if state is None else state).level
+    if isinstance(before, LogLevel):
+        old, drift = before.level, axes - before.axes
+    else:
+        old, drift = start(before, axes, view).level, axes
     prior = spread(axes, view, v.size)
     quarters = _quarters(v)
     offset = quarters - (old.astype(np.int32) * CELL + prior)
@@ -115,25 +116,24 @@ def encode(
     level = np.where(v == 0, ZERO, (quarters - prior + CELL // 2) // CELL)
     level = np.where(stay, old, level).astype(np.int16)
     factor = _factor(v, m, LogLevel(level, axes, view, 1.0, v.dtype).value())
-    return factor, axes - old_axes, level - old
+    return factor, drift, level - old
 
 
 def advance(
-    state: LogLevel | None,
-    before: np.ndarray,
+    before: LogLevel | np.ndarray,
     view: Axes,
     factor: float,
     axes: np.ndarray,
     moves: np.ndarray,
 ) -> LogLevel:
-    """The state after a delta; `state` is None where `before` are exact values."""
+    """The state after a delta; `before` are levels, or exact values (flat)."""
     if not 1 / 64 <= factor <= 64:
         raise DamagedError(f"a second moment with a factor of {factor} is impossible.")
-    if state is None:
-        state = start(before, axes, view)
+    if isinstance(before, LogLevel):
+        axes = before.axes + axes
     else:
-        axes = state.axes + axes
-    return LogLevel(state.level + moves, axes, view, factor, state.dtype)
+        before = start(before, axes, view)
+    return LogLevel(before.level + moves, axes, view, factor, before.dtype)
 
 
 def _quarters(v: np.ndarray) -> np.ndarray:
@@ -159,10 +159,9 @@ def _axes(v: np.ndarray, view: Axes) -> np.ndarray:
 
 
 def _factor(v: np.ndarray, m: np.ndarray | None, v_hat: np.ndarray) -> float:
-    real = np.float64
     held = (v != 0) & (v_hat != 0)
-    root, root_hat = np.sqrt(v[held].astype(real)), np.sqrt(v_hat[held].astype(real))
-    weight = np.ones_like(root) if m is None else m[held].astype(real) ** 2 / root
+    root, root_hat = (np.sqrt(array[held].astype(np.float64)) for array in (v, v_hat))
+    weight = np.ones_like(root) if m is None else m[held].astype(np.float64) ** 2 / root
     total = float(weight.sum())
     if not 0 < total < np.inf:
         return 1.0
