@@ -5,7 +5,7 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
     fit()          callback.py      Keras' events; schedule.py says when a save is due
       |            capture/         the training state, copied to named numpy arrays
       |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
-      |            core/            arrays to bytes: lattice, first, second, exact, buckets
+      |            core/            arrays to bytes: codecs/ are the methods, one a file
       v            store/           bytes to durable files: record, base, index, chain
     training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json
       ^            store/, core/, capture/ again, upwards through loader.py

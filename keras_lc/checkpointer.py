@@ -173,7 +173,8 @@ class Checkpointer:
             self._chain = [stored]
         else:
             self._check_chain(contents)
-            blob = encoder.encode(snapshot.arrays, codec)
+            steps = max(0, snapshot.step - self._chain[-1].header["step"])
+            blob = encoder.encode(snapshot.arrays, codec, steps or None)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes

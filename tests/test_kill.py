@@ -30,6 +30,8 @@ def test_a_training_killed_again_and_again_ends_as_if_it_never_was(tmp_path, kil
             begins.append(int(child.stdout.readline().split()[1]))
             if begins[-1] == EPOCHS:
                 break
+            while not any(training.glob("*.weights.h5")):  # however slow the machine is
+                time.sleep(0.05)
             time.sleep(rng.uniform(0.4, 1.5))
             child.kill()
         restored = restore_latest(training)

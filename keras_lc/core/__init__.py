@@ -8,7 +8,8 @@ themselves are in `codecs/`, their symbols become bytes in `streams`.
 
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.encoder import DeltaEncoder
-from keras_lc.core.presets import LC, PRESETS, Balanced, Lossless, Rules
+from keras_lc.core.plain import compress, compression_rate, decompress, report
+from keras_lc.core.presets import LC, PRESETS, Balanced, Int8, Lossless, Rules
 from keras_lc.core.spec import TensorSpec
 
 __all__ = [
@@ -17,7 +18,12 @@ __all__ = [
     "Balanced",
     "DeltaDecoder",
     "DeltaEncoder",
+    "Int8",
     "Lossless",
     "Rules",
     "TensorSpec",
+    "compress",
+    "compression_rate",
+    "decompress",
+    "report",
 ]

@@ -21,7 +21,16 @@ _HEAD = struct.Struct("<BI")
 _TAIL = struct.Struct("<I")
 _ENTRY = 8192  # bytes that the table may take for each tensor
 KINDS = {"same": "s", "difference": "d", "plain": "p"}
-KINDS |= {"lattice": "l", "first": "m", "second": "v", "buckets": "b"}
+KINDS |= {
+    "lattice": "l",
+    "first": "m",
+    "outer": "o",
+    "second": "v",
+    "buckets": "b",
+    "blocks": "i",
+    "update": "u",
+}
+_BARE = "sdpi"  # kinds without parameters
 _NAMES = {letter: kind for kind, letter in KINDS.items()}
 
 
@@ -86,7 +95,7 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         if len(kinds) != tensors:
             raise DamagedError(f"a delta of {len(kinds)} tensors, its base has {tensors}.")
         entries = [
-            Entry(_NAMES[letter], list(next(params)) if letter not in "sdp" else [])
+            Entry(_NAMES[letter], list(next(params)) if letter not in _BARE else [])
             for letter in kinds
         ]
         if next(params, None) is not None:

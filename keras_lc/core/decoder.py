@@ -7,9 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_lc.core import blob as blobs
-from keras_lc.core.state import Chain, pools_of
+from keras_lc.core import workers as threads
+from keras_lc.core.state import Chain, parts_of
 from keras_lc.core.streams import SymbolReader
 from keras_lc.errors import DamagedError, MismatchError
+
+Work = tuple[int, list[np.ndarray]]  # a tensor and its symbols
 
 
 class DeltaDecoder:
@@ -74,14 +77,15 @@ class DeltaDecoder:
 
     def _apply(self, table: blobs.Table, pools: dict[str, memoryview]) -> None:
         chain = self.chain
-        order = chain.order()
-        plan = [
-            (i, entry, pools_of(entry.kind, chain.table.dtypes[i], chain.table.shapes[i]))
-            for i, entry in zip(order, table.entries, strict=True)
-            if entry.kind != "same"
-        ]
+        levels = chain.levels()
+        order = [i for level in levels for i in level]
+        kinds = dict(zip(order, table.entries, strict=True))
+        plan = {
+            i: parts_of(entry, chain.table.dtypes[i], chain.table.shapes[i])
+            for i, entry in kinds.items()
+        }
         totals: dict[str, int] = {}
-        for _, _, parts in plan:
+        for parts in plan.values():
             for pool, _, count in parts:
                 totals[pool] = totals.get(pool, 0) + count
         readers = {
@@ -90,8 +94,17 @@ class DeltaDecoder:
         }
         if set(pools) - set(readers):
             raise DamagedError("a delta holds symbols that belong to no tensor.")
-        for i, entry, parts in plan:
-            symbols = [readers[pool].take(count, dtype) for pool, dtype, count in parts]
-            chain.advance(i, entry, symbols)
+
+        def read(i: int) -> Work:
+            return i, [readers[pool].take(count, dtype) for pool, dtype, count in plan[i]]
+
+        def advance(work: Work) -> None:
+            i, symbols = work
+            chain.advance(i, kinds[i], symbols)
+
+        with threads.start() as workers:
+            for level in levels:
+                work = (read(i) for i in level if kinds[i].kind != "same")
+                threads.run(workers, advance, work)
         for reader in readers.values():
             reader.finish()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from keras_lc.core.spec import Role
 from keras_lc.errors import OptionError
@@ -22,19 +22,21 @@ class Lossless:
 @dataclass(frozen=True)
 class Balanced:
     """Weights on a lattice, second moments as powers of two around rows and columns, first
-    moments in units of the root of the second.
+    moments in units of the root of the second; of matrices, what has moved most.
 
     Args:
-        step: step of the weights' lattice, in root mean squares of the movement since the
-            last checkpoint. The error of a weight is at most half a step.
-        largest_share: the step never exceeds this share of the root mean square of the
+        tolerance: error of the weights (root mean square), in units of their movement since
+            the last checkpoint. First moments may be wrong by as much, as what they will do
+            to the weights.
+        largest_share: this error never exceeds this share of the root mean square of the
             weights themselves, which matters while they still move far.
-        moment_step: step of the first moment, in root mean squares of itself.
+        levels: whether second moments of matrices are followed one by one, or by their rows
+            and columns alone.
     """
 
-    step: float = 2.0
-    largest_share: float = 0.05
-    moment_step: float = 1.5
+    tolerance: float = 0.5
+    largest_share: float = 0.03
+    levels: bool = True
     kinds: ClassVar[Mapping[Role, str]] = {
         "weight": "lattice",
         "first_moment": "first",
@@ -42,7 +44,7 @@ class Balanced:
     }
 
     def __post_init__(self) -> None:
-        for option in ("step", "largest_share", "moment_step"):
+        for option in ("tolerance", "largest_share"):
             value = getattr(self, option)
             if not (isinstance(value, (int, float)) and 0 < value < math.inf):
                 raise OptionError(f"Balanced({option}={value!r}): expected a positive number.")
@@ -54,20 +56,42 @@ class LC:
 
     Args:
         bits: `2**bits - 1` buckets are kept, 1 to 8.
+        table: `"tensor"` or `"model"`, whether each tensor has buckets of its own.
     """
 
     bits: int = 2
+    table: Literal["tensor", "model"] = "tensor"
     kinds: ClassVar[Mapping[Role, str]] = {"weight": "buckets"}
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, int) or self.bits not in range(1, 9):
             raise OptionError(f"LC(bits={self.bits!r}): bits must be 1 to 8.")
+        if self.table not in ("tensor", "model"):
+            raise OptionError(f"LC(table={self.table!r}): use 'tensor' or 'model'.")
 
 
-Codec = Lossless | Balanced | LC
+@dataclass(frozen=True)
+class Int8:
+    """Eight bits a value in blocks of 256, without reference; second moments as in `Balanced`,
+    since one that is rounded to zero makes the next update explode."""
+
+    kinds: ClassVar[Mapping[Role, str]] = {
+        "weight": "blocks",
+        "first_moment": "blocks",
+        "second_moment": "second",
+    }
+
+
+Codec = Lossless | Balanced | LC | Int8
 CodecLike = str | Codec | Mapping[str, "str | Codec"]
 
-PRESETS: dict[str, Codec] = {"lossless": Lossless(), "balanced": Balanced(), "lc": LC()}
+PRESETS: dict[str, Codec] = {
+    "lossless": Lossless(),
+    "balanced": Balanced(),
+    "smallest": Balanced(tolerance=1.0, largest_share=0.05, levels=False),
+    "lc": LC(),
+    "int8": Int8(),
+}
 
 
 def _one(codec: object) -> Codec:

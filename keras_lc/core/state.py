@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core import blob as blobs
-from keras_lc.core.codecs import buckets, exact, first, lattice, second
-from keras_lc.core.floats import is_float, is_roomy
+from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
+from keras_lc.core.codecs.outer import Scale
+from keras_lc.core.floats import is_float, is_roomy, real_dtype
+from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.spec import TensorTable
 from keras_lc.errors import DamagedError
 
@@ -70,17 +72,17 @@ class Chain:
                 )
         self.references = references
 
-    def order(self) -> list[int]:
-        """Tensors so that each comes after the one that it refers to."""
-        depths = []
+    def levels(self) -> list[list[int]]:
+        """Tensors by level, so that each comes on a later one than that which it refers to."""
+        levels: list[list[int]] = [[], [], []]
         for i in range(len(self.references)):
             depth, at = 0, i
             while self.references[at] >= 0:
                 depth, at = depth + 1, self.references[at]
                 if depth > 2:
                     raise DamagedError("the tensors of a delta refer to each other in a ring.")
-            depths.append(depth)
-        return sorted(range(len(depths)), key=lambda i: (depths[i], i))
+            levels[depth].append(i)
+        return levels
 
     def reference(self, i: int) -> State | None:
         """State of the moment that tensor `i` is coded with: the second moment of a first
@@ -90,7 +92,15 @@ class Chain:
     def direction(self, i: int) -> np.ndarray | None:
         """The integers of the first moment of weight `i`, where there are any."""
         moment = self.reference(i)
-        return moment.k if isinstance(moment, first.Scaled) else None
+        return moment.integers() if isinstance(moment, first.Scaled) else None
+
+    def foreseen(self, i: int, params: list[Any]) -> np.ndarray:
+        """Weight `i` after a step of the optimizer, by its moments as they are now."""
+        moment = self.references[i]
+        if moment < 0:
+            raise DamagedError("an update is foreseen from a moment that is not there.")
+        m, v = self.states[moment].value(), self.reference(moment)
+        return update.predict(self.states[i].value(), m, v and v.value(), params)
 
     def as_lattice(self, i: int) -> lattice.Lattice:
         state = self.states[i]
@@ -103,41 +113,70 @@ class Chain:
 
     def advance(self, i: int, entry: blobs.Entry, parts: Sequence[np.ndarray]) -> None:
         """Move tensor `i` on by one delta."""
-        dtype = self.table.dtypes[i]
-        if entry.kind in _POOLS and not is_roomy(dtype):
+        dtype, matrix = self.table.dtypes[i], view(self.table.shapes[i])
+        if entry.kind in LOSSY and not is_roomy(dtype):
             raise DamagedError(f"{self.table.names[i]!r}, a tensor of {dtype}, cannot be lossy.")
         match entry.kind:
             case "difference" | "plain":
                 reference = self.states[i].value()
                 self.states[i] = exact.decode(parts[0], reference, entry.kind == "difference")
+            case "update":
+                self.states[i] = exact.decode(parts[0], self.foreseen(i, entry.params), True)
             case "lattice":
-                step = lattice.Step(*entry.params)
-                moment = self.direction(i)
-                self.states[i] = lattice.advance(self.as_lattice(i), step, parts[0], moment)
+                step = lattice.Step.read(entry.params, matrix)
+                k = parts[0] if step.corrected else None
+                sides = list(parts[step.corrected :])
+                factors = outer.read(step.scale, sides, matrix) if step.scale else None
+                direction = self.direction(i) if step.beta else None
+                self.states[i] = lattice.advance(self.as_lattice(i), step, k, direction, factors)
             case "second":
-                view = second.view(self.table.shapes[i])
-                self.states[i] = second.advance(self.as_levels(i), view, entry.params[0], *parts)
+                self.states[i] = second.advance(self.as_levels(i), matrix, entry.params[0], *parts)
             case "first":
                 self.states[i] = first.advance(parts[0], entry.params[0], self.reference(i), dtype)
+            case "outer":
+                scale = Scale.read(entry.params, matrix)
+                moment = outer.read(scale, list(parts), matrix)
+                self.states[i] = first.advance(moment, scale.unit, self.reference(i), dtype)
             case "buckets":
                 self.states[i] = buckets.advance(self.states[i].value(), entry.params, parts[0])
+            case "blocks":
+                self.states[i] = blocks.advance(parts[0], parts[1], dtype)
 
 
-# what a lossy kind is made of: its pools, and the integers that their symbols are read as
-_POOLS: dict[str, list[tuple[str, np.dtype[Any]]]] = {
-    "lattice": [("lattice", np.dtype(np.int32))],
-    "second": [("axes", np.dtype(np.int16)), ("second", np.dtype(np.int16))],
-    "first": [("first", np.dtype(np.int32))],
-    "buckets": [("buckets", np.dtype(np.int16))],
-}
+LOSSY = ("lattice", "second", "first", "outer", "buckets", "blocks")
+_INT16, _INT32 = np.dtype(np.int16), np.dtype(np.int32)
+Part = tuple[str, np.dtype[Any], int]  # pool, dtype and number of symbols
 
 
-def pools_of(
-    kind: str, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> list[tuple[str, np.dtype[Any], int]]:
-    """Pool, dtype and number of the symbols of a tensor coded as `kind`, part by part."""
-    if kind not in _POOLS:
-        symbols = exact.symbol_count(dtype, prod(shape))
-        return [(f"{kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), symbols)]
-    counts = {"axes": second.view(shape).count if kind == "second" else 0}
-    return [(pool, symbol, counts.get(pool, prod(shape))) for pool, symbol in _POOLS[kind]]
+def parts_of(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...]) -> list[Part]:
+    """The symbols of a tensor coded as `entry` says, part by part."""
+    size, matrix = prod(shape), view(shape)
+    match entry.kind:
+        case "same":
+            return []
+        case "lattice":
+            step = lattice.Step.read(entry.params, matrix)
+            single: list[Part] = [("weight", _INT32, size)] if step.corrected else []
+            return single + (_sides("weight", step.scale, matrix) if step.scale else [])
+        case "second":
+            return [("axes", _INT16, matrix.sides), ("second", _INT16, size)]
+        case "first":
+            return [("first", _INT32, size)]
+        case "outer":
+            return _sides("first", Scale.read(entry.params, matrix), matrix)
+        case "buckets":
+            return [("buckets", _INT16, size)]
+        case "blocks":
+            bits = np.dtype(f"i{real_dtype(dtype).itemsize}")
+            scales = f"scale{8 * bits.itemsize}"
+            return [(scales, bits, blocks.blocks(size)), ("blocks", _INT16, size)]
+    symbols = exact.symbol_count(dtype, size)
+    return [(f"{entry.kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), symbols)]
+
+
+def _sides(pool: str, scale: Scale, matrix: Matrix) -> list[Part]:
+    return [
+        (f"{pool}{octave}", _INT32, count * length)
+        for length in (matrix.rows, matrix.columns)
+        for octave, count in scale.classes(length)
+    ]

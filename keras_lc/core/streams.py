@@ -9,6 +9,7 @@ one byte with its item size, four bytes with its length, and a pcodec file
 from __future__ import annotations
 
 import struct
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,13 @@ def _narrow(symbols: np.ndarray) -> np.ndarray:
 
 
 class SymbolWriter:
-    """Collects the symbols of one pool and compresses them chunk by chunk."""
+    """Collects the symbols of one pool and has `workers` compress them chunk by chunk."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: Executor) -> None:
+        self._workers = workers
         self._pending: list[np.ndarray] = []
         self._count = 0
-        self._chunks: list[bytes] = []
+        self._chunks: list[Future[bytes]] = []
 
     def append(self, symbols: np.ndarray) -> None:
         """Add a one-dimensional array of int16, int32 or int64."""
@@ -54,16 +56,14 @@ class SymbolWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        symbols = _narrow(np.concatenate(self._pending))
-        packed = standalone.simple_compress(symbols, _CONFIG)
-        self._chunks.append(_HEAD.pack(symbols.dtype.itemsize, len(packed)) + packed)
+        self._chunks.append(self._workers.submit(_compress, self._pending))
         self._pending, self._count = [], 0
 
     def finish(self) -> bytes:
         """The bytes of the pool."""
         if self._count:
             self._flush()
-        return b"".join(self._chunks)
+        return b"".join(chunk.result() for chunk in self._chunks)
 
 
 class SymbolReader:
@@ -115,6 +115,10 @@ class SymbolReader:
 
 def packed_size(symbols: np.ndarray) -> int:
     """Bytes that these symbols would take, to choose between two ways of coding."""
-    writer = SymbolWriter()
-    writer.append(symbols)
-    return len(writer.finish())
+    return sum(len(_compress([symbols[i : i + CHUNK]])) for i in range(0, symbols.size, CHUNK))
+
+
+def _compress(parts: list[np.ndarray]) -> bytes:
+    symbols = _narrow(np.concatenate(parts))
+    packed = standalone.simple_compress(symbols, _CONFIG)
+    return _HEAD.pack(symbols.dtype.itemsize, len(packed)) + packed

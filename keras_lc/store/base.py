@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from keras_lc.dtypes import dtype_name, parse_dtype
 from keras_lc.errors import DamagedError
 from keras_lc.store import record
 from keras_lc.store.files import write_once
@@ -150,22 +151,3 @@ def _load(
         )
     stored: np.ndarray = dataset[()]
     return np.ascontiguousarray(stored).reshape(-1).view(dtype).reshape(shape)
-
-
-def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Text for a dtype: numpy's own code, or the name of an `ml_dtypes` type."""
-    return dtype.str if dtype.kind in "biufcSU" else dtype.name
-
-
-def parse_dtype(text: str) -> np.dtype[Any]:
-    """The dtype of a text from a file; only fixed-size ones are accepted."""
-    if not isinstance(text, str):
-        raise DamagedError(f"dtype {text!r} is not one that a checkpoint holds.")
-    if text.startswith(("bfloat", "float8")):
-        import ml_dtypes
-
-        return np.dtype(getattr(ml_dtypes, text))
-    dtype = np.dtype(text)
-    if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
-        raise DamagedError(f"dtype {text!r} is not one that a checkpoint holds.")
-    return dtype

@@ -11,6 +11,10 @@ Trainings (real data, no network): `transformer`, a byte-level one of 3.3 M para
 AdamW on the sources of Python's standard library; `convolutional`, SGD with momentum on
 scikit-learn's digits; `mlp`, the quickstart's model with Adam.
 
+Peers in the same run: `lc` and `LC(bits=3)`, LC-Checkpoint with a table of buckets a tensor,
+`LC(2, 'model')` with one for all; `excp` and `excp-cap`, the rule of ExCP with its default
+threshold and with the largest one (`excp.py`), of which only the entropy is counted.
+
 Prints a Markdown table; `--figure FILE.png` draws ratio against loss.
 """
 
@@ -26,12 +30,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from excp import ExCP
 
 from keras_lc.capture.keras import KerasCapture
-from keras_lc.core import LC, Balanced, DeltaEncoder, Lossless  # noqa: F401 (for --codec)
+from keras_lc.core import LC, Balanced, DeltaEncoder, Int8, Lossless  # noqa: F401 (for --codec)
 from keras_lc.core.blob import unpack
 
+CODECS = ["balanced", "smallest", "lossless", "int8", "lc", "LC(bits=3)", "LC(2, 'model')"]
+CODECS += ["excp", "excp-cap"]
 CHECKPOINTS, RESTORES, KEYFRAME = 100, 10, 64
+ROLES = {"weight": "w", "buckets": "w", "first": "m", "second": "v", "axes": "v"}
 layers = keras.layers
 logits_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -147,19 +155,25 @@ TRAININGS = {"transformer": Transformer, "convolutional": Convolutional, "mlp": 
 
 @dataclass
 class Outcome:
-    """One run: losses, and bytes per delta by pool of symbols."""
+    """One run: losses, and bytes by role."""
 
     loss: float
     last: float = 0.0
     weights: int = 0
     state: int = 0  # bytes of the whole state, uncompressed
     deltas: tuple = ()
-    pools: dict | None = None
+    roles: dict | None = None
     bases: int = 0
 
     @property
     def ratio(self):
         return self.state / mean(self.deltas)
+
+    @property
+    def weight_ratio(self):
+        """Of the weights alone; nan where they cannot be told from the rest."""
+        own = self.roles.get("w", 0)
+        return 4 * self.weights * len(self.deltas) / own if own else float("nan")
 
     @property
     def directory(self):
@@ -171,10 +185,44 @@ class Outcome:
 
     @property
     def bits(self):
-        """Bits a weight, by pool."""
+        """Bits a weight, by role."""
         return {
-            pool: 8 * size / len(self.deltas) / self.weights for pool, size in self.pools.items()
+            role: 8 * size / len(self.deltas) / self.weights for role, size in self.roles.items()
         }
+
+
+class Coder:
+    """A chain of deltas in one codec, and how many bytes each takes."""
+
+    def __init__(self, codec, snapshot, every):
+        self._every = every
+        peer = isinstance(codec, str) and codec.startswith("excp")
+        arrays, specs = snapshot.arrays, snapshot.specs
+        if peer:
+            self._chain = ExCP(arrays, specs, cap_only=codec == "excp-cap")
+        else:
+            self._chain = DeltaEncoder(arrays, codec, specs)
+        self._encode = self._peer if peer else self._blob
+
+    def encode(self, arrays):
+        """Bytes of one delta: in all, and by role."""
+        return self._encode(arrays)
+
+    def state(self):
+        return dict(self._chain.reconstruction)
+
+    def _blob(self, arrays):
+        blob, roles = self._chain.encode(arrays, steps=self._every), {}
+        for pool, data in unpack(blob, len(arrays))[1].items():
+            name = ROLES.get(pool.rstrip("0123456789"), "rest")
+            roles[name] = roles.get(name, 0) + len(data)
+        return len(blob), roles
+
+    def _peer(self, arrays):
+        names = {"weight": "w", "first_moment": "m", "second_moment": "v"}
+        bits = self._chain.encode(arrays)
+        roles = {names.get(role, "rest"): count / 8 for role, count in bits.items()}
+        return sum(roles.values()), roles
 
 
 def run(training, seed, codec):
@@ -183,7 +231,7 @@ def run(training, seed, codec):
     model = training.build()
     model.optimizer.build(model.trainable_variables)
     capture, rng = KerasCapture(model), np.random.default_rng(seed)
-    every, encoder, deltas, pools, bases = training.steps // CHECKPOINTS, None, [], {}, 0
+    every, coder, deltas, roles, bases = training.steps // CHECKPOINTS, None, [], {}, 0
     for step in range(1, training.steps + 1):
         model.train_on_batch(*training.batch(rng))
         if codec is None or step % every:
@@ -191,23 +239,23 @@ def run(training, seed, codec):
         number = step // every
         snapshot = capture.snapshot()
         if number % KEYFRAME == 1:
-            encoder = DeltaEncoder(snapshot.arrays, codec, snapshot.specs)
+            coder = Coder(codec, snapshot, every)
             bases += 1
         else:
-            blob = encoder.encode(snapshot.arrays)
-            deltas.append(len(blob))
-            for pool, data in unpack(blob, len(snapshot.arrays))[1].items():
-                pools[pool] = pools.get(pool, 0) + len(data)
+            size, parts = coder.encode(snapshot.arrays)
+            deltas.append(size)
+            for role, nbytes in parts.items():
+                roles[role] = roles.get(role, 0) + nbytes
         if number % (CHECKPOINTS // RESTORES) == 0 and number < CHECKPOINTS:
-            capture.restore(dict(encoder.reconstruction), {})
+            capture.restore(coder.state(), {})
     loss = training.evaluate(model)
     if codec is None:
         return Outcome(loss)
-    capture.restore(dict(encoder.reconstruction), {})
+    capture.restore(coder.state(), {})
     arrays = snapshot.arrays
     weights = sum(arrays[spec.name].size for spec in snapshot.specs if spec.role == "weight")
     state = sum(array.nbytes for array in arrays.values())
-    return Outcome(loss, training.evaluate(model), weights, state, tuple(deltas), pools, bases)
+    return Outcome(loss, training.evaluate(model), weights, state, tuple(deltas), roles, bases)
 
 
 def percent(values):
@@ -217,7 +265,7 @@ def percent(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--training", nargs="+", default=list(TRAININGS), choices=list(TRAININGS))
-    parser.add_argument("--codec", nargs="+", default=["lossless", "balanced", "lc", "LC(bits=3)"])
+    parser.add_argument("--codec", nargs="+", default=CODECS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
@@ -227,22 +275,28 @@ def main():
         plain = [run(training, seed, None).loss for seed in seeds]
         spread = 100 * stdev(plain) / mean(plain) if len(plain) > 1 else float("nan")
         print(f"\n### {name}\n\nUninterrupted: {plain}, spread between seeds {spread:.2f} %\n")
-        print("| codec | ratio a delta | directory | final loss, % | last checkpoint, % | s |")
-        print("|---|---|---|---|---|---|", flush=True)
+        print(
+            "| codec | ratio a delta | weights alone | directory | bits a weight: w / m / v ",
+            end="",
+        )
+        print("| final loss, % | last checkpoint, % | s |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
         for text in options.codec:
             begin = time.time()
-            codec = eval(text) if "(" in text else text
+            codec = eval(text) if "(" in text else text  # as typed on the command line
             outcomes = [run(training, seed, codec) for seed in seeds]
             change = [o.loss / p - 1 for o, p in zip(outcomes, plain, strict=True)]
             last = [o.last / o.loss - 1 for o in outcomes]
             ratio = mean(o.ratio for o in outcomes)
             points.append((name, text, ratio, 100 * mean(abs(c) for c in change)))
+            bits = [mean(o.bits.get(role, 0) for o in outcomes) for role in "wmv"]
             print(
-                f"| `{text}` | {ratio:.1f} | {mean(o.directory for o in outcomes):.1f} "
-                f"| {percent(change)} | {percent(last)} | {time.time() - begin:.0f} |"
+                f"| `{text}` | {ratio:.1f} | {mean(o.weight_ratio for o in outcomes):.1f} "
+                f"| {mean(o.directory for o in outcomes):.1f} "
+                f"| {' / '.join(f'{b:.2f}' for b in bits)} "
+                f"| {percent(change)} | {percent(last)} | {time.time() - begin:.0f} |",
+                flush=True,
             )
-            bits = {pool: round(size, 3) for pool, size in outcomes[0].bits.items()}
-            print(f"<!-- bits a weight by pool: {bits} -->", flush=True)
     if options.figure:
         draw(points, options.figure)
 

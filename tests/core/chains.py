@@ -4,6 +4,7 @@ import json
 import struct
 import zlib
 from functools import cache
+from math import prod
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from keras_lc.core import LC, Balanced, DeltaDecoder, DeltaEncoder, TensorSpec
 from keras_lc.core import blob as blobs
+from keras_lc.core import workers as threads
+from keras_lc.core.streams import SymbolWriter
 
 SPECS = [
     TensorSpec("w/kernel"),
@@ -25,14 +28,18 @@ SPECS = [
 CODECS = {
     "lossless": "lossless",
     "balanced": "balanced",
-    "balanced fine": Balanced(step=0.5, largest_share=0.01, moment_step=0.5),
+    "balanced fine": Balanced(tolerance=0.1, largest_share=0.002),
     "lc": "lc",
+    "lc one table": LC(3, "model"),
+    "int8": "int8",
+    "smallest": "smallest",
     **{f"lc {bits} bits": LC(bits) for bits in range(1, 9)},
     "weights lossless": {"w/*": "lossless", "*": "balanced"},
     "first moment lossless": {"m/*": "lossless", "*": "balanced"},
     "second moment lossless": {"v/*": "lossless", "*": "balanced"},
     "lc and balanced": {"w/kernel": LC(3), "w/*": "balanced", "*": "lc"},
 }
+ROOMY = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 FLOATS = [
     np.float16,
     np.float32,
@@ -79,6 +86,54 @@ def training(deltas, seed=0, rate=1e-3):
     return states
 
 
+SIDES = {"dense": (64, 48), "conv": (3, 3, 16, 32), "bias": (48,)}
+SHAPES = tuple(SIDES.items())
+
+
+def roles(names, moments="mv"):
+    """Specs of weights `w/name` and of their moments `m/name` and `v/name`."""
+    kinds = {"m": "first_moment", "v": "second_moment"}
+    return [TensorSpec(f"{m}/{name}", kinds[m], f"w/{name}") for m in moments for name in names]
+
+
+@cache
+def matrices(deltas, dtype=np.float32, optimizer="adam", seed=0, sides=SHAPES):
+    """A base and the states after it, of larger matrices whose gradients have few large
+    singular values, under Adam or under SGD with momentum (and no second moments)."""
+    rng = np.random.default_rng(seed)
+    shapes = dict(sides)
+
+    def smooth(shape):
+        rows, columns = prod(shape[:-1]), shape[-1]
+        left, right = rng.normal(size=(rows, 3)), rng.normal(size=(3, columns))
+        return (left @ right + 0.2 * rng.normal(size=(rows, columns))).reshape(shape)
+
+    w = {name: 0.1 * rng.normal(size=shape) for name, shape in shapes.items()}
+    goal = {name: array + smooth(array.shape) for name, array in w.items()}
+    m = {name: np.zeros_like(array) for name, array in w.items()}
+    v = {name: np.zeros_like(array) for name, array in w.items()}
+    states = []
+    for _ in range(deltas + 1):
+        for name in w:
+            gradient = w[name] - goal[name] + 0.5 * smooth(w[name].shape)
+            v[name] = 0.99 * v[name] + 0.01 * gradient**2
+            if optimizer == "adam":
+                m[name] = 0.9 * m[name] + 0.1 * gradient
+                w[name] = w[name] - 1e-3 * m[name] / (np.sqrt(v[name]) + 1e-7)
+            else:
+                m[name] = 0.9 * m[name] - 1e-3 * gradient
+                w[name] = w[name] + m[name]
+        parts = {"w": w, "m": m} | ({"v": v} if optimizer == "adam" else {})
+        states.append(
+            {
+                f"{part}/{name}": array.astype(dtype)
+                for part, arrays in parts.items()
+                for name, array in arrays.items()
+            }
+        )
+    return states
+
+
 def name_of(dtype):
     return dtype if isinstance(dtype, str) else str(np.dtype(dtype))
 
@@ -94,14 +149,21 @@ class Ends:
         self.encoder = DeltaEncoder(base, codec, specs)
         self.decoder = DeltaDecoder(base)
 
-    def send(self, state, codec=None):
+    def send(self, state, codec=None, steps=None):
         """Encode and decode one state; what the decoder has is given back, as copies."""
-        blob = self.encoder.encode(state, codec)
+        blob = self.encoder.encode(state, codec, steps)
         decoded = self.decoder.decode(blob)
         self.size = len(blob)
         self.blob = blob
         self.check(state, decoded)
         return {name: array.copy() for name, array in decoded.items()}
+
+    def entries(self):
+        """How each tensor is stored in the last blob, by its name."""
+        chain = self.decoder.chain
+        order = [i for level in chain.levels() for i in level]
+        found = blobs.unpack(self.blob, len(order))[0].entries
+        return {chain.table.names[i]: entry for i, entry in zip(order, found, strict=True)}
 
     def check(self, state, decoded):
         assert set(decoded) == set(self.encoder.reconstruction) == set(state)
@@ -125,7 +187,8 @@ def rough(dtype, size, low=-30, high=12):
 
     def build(seed, exponent, share):
         rng = np.random.default_rng(seed)
-        values = rng.normal(size=size) * 2.0**exponent
+        with np.errstate(over="ignore"):  # clipped below
+            values = np.ldexp(rng.normal(size=size), exponent)
         values[rng.random(size) > share] = 0
         return np.clip(values, float(finite.min), float(finite.max)).astype(dtype)
 
@@ -136,6 +199,15 @@ def rough(dtype, size, low=-30, high=12):
 
 def finite(array):
     return bool(np.isfinite(np.asarray(array).astype(np.float64)).all())
+
+
+def pack(*parts):
+    """The bytes of a pool of symbols."""
+    with threads.start() as workers:
+        writer = SymbolWriter(workers)
+        for part in parts:
+            writer.append(part)
+        return writer.finish()
 
 
 def seal(body):

@@ -8,24 +8,34 @@ from keras_lc.core import LC
 from keras_lc.core.codecs import buckets
 from keras_lc.errors import DamagedError
 
-from .chains import Ends, bits, training
+from .chains import SPECS, Ends, bits, training
 
 
-def published(u, reconstructed, x):
-    """One delta as the paper says, value by value; the arithmetic is that of the dtype."""
-    one = u.dtype.type
-    delta = [one(a) - one(b) for a, b in zip(u.flat, reconstructed.flat, strict=True)]
-    members = {}
-    for value in delta:
-        if value:
-            members.setdefault((math.frexp(value)[1], value < 0), []).append(value)
+def bucket(value):
+    """Exponent and sign, larger for larger exponents."""
+    return math.frexp(value)[1], value < 0
+
+
+def published(live, had, x):
+    """One delta of tensors that share their buckets, as the paper says, value by value; the
+    arithmetic is that of the dtype."""
+    delta, members = {}, {}
+    for name, u in live.items():
+        one = u.dtype.type
+        pairs = zip(u.flat, had[name].flat, strict=True)
+        delta[name] = [one(a) - one(b) for a, b in pairs]
+        for value in delta[name]:
+            if value:
+                members.setdefault(bucket(value), []).append(value)
     kept = sorted(members, reverse=True)[: 2**x - 1]
-    centre = {key: (max(members[key]) + min(members[key])) / one(2) for key in kept}
-    result = [
-        one(b) + centre.get((math.frexp(value)[1], value < 0), one(0)) if value else one(b)
-        for value, b in zip(delta, reconstructed.flat, strict=True)
-    ]
-    return np.array(result, u.dtype).reshape(u.shape)
+    centre = {key: (max(members[key]) + min(members[key])) / 2 for key in kept}
+    after = {}
+    for name, u in live.items():
+        one = u.dtype.type
+        moves = [one(centre.get(bucket(value), 0)) if value else one(0) for value in delta[name]]
+        moved = [one(b) + move for b, move in zip(had[name].flat, moves, strict=True)]
+        after[name] = np.array(moved, u.dtype).reshape(u.shape)
+    return after
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -38,10 +48,79 @@ def test_lc_is_the_published_method(x, dtype):
     ends = Ends(states[0], LC(x))
     expected = states[0]
     for state in states[1:]:
-        expected = {name: published(state[name], expected[name], x) for name in state}
+        for name in state:
+            expected = expected | published({name: state[name]}, {name: expected[name]}, x)
         decoded = ends.send(state)
         for name in state:
             assert bits(decoded[name]) == bits(expected[name])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("x", [1, 2, 3, 8])
+def test_one_table_for_the_model_is_the_published_method_over_all_values(x, dtype):
+    states = []
+    for state in training(8, seed=1):
+        kernel, bias = state["w/kernel"].astype(dtype), state["w/bias"].astype(dtype)
+        # the second moves less: few of its values fall into buckets that are kept
+        states.append({"a": kernel, "b": bias / 16, "c": np.zeros(3, dtype)})
+    ends = Ends(states[0], LC(x, "model"))
+    apart = Ends(states[0], LC(x))
+    expected, differs = states[0], False
+    for state in states[1:]:
+        expected = published(state, expected, x)
+        decoded, other = ends.send(state), apart.send(state)
+        for name in state:
+            assert bits(decoded[name]) == bits(expected[name])
+            differs |= bits(decoded[name]) != bits(other[name])
+    assert differs
+
+
+def test_one_table_is_shared_by_the_tensors_of_one_rule_alone():
+    states = [
+        {name: state[f"w/{name}"] for name in ("kernel", "bias")} for state in training(5, seed=3)
+    ]
+    codec = {"kernel": LC(2, "model"), "*": LC(3, "model")}
+    ends = Ends(states[0], codec)
+    expected = states[0]
+    for state in states[1:]:
+        for name, x in [("kernel", 2), ("bias", 3)]:
+            expected = expected | published({name: state[name]}, {name: expected[name]}, x)
+        decoded = ends.send(state)
+        for name in state:
+            assert bits(decoded[name]) == bits(expected[name])
+
+
+def test_moments_and_sick_tensors_are_not_in_the_table_of_the_model():
+    base, state = training(1, seed=4)
+    sick = state | {"w/bias": np.full_like(state["w/bias"], np.nan)}
+    moments = {"v/kernel": 1e6 * state["v/kernel"]}
+    one = Ends(base, LC(2, "model"), SPECS).send(sick | moments)
+    other = published({"k": state["w/kernel"]}, {"k": base["w/kernel"]}, 2)
+    assert bits(one["w/kernel"]) == bits(other["k"])
+    assert bits(one["w/bias"]) == bits(sick["w/bias"])
+    assert bits(one["v/kernel"]) == bits(moments["v/kernel"])
+
+
+@pytest.mark.parametrize("table", ["tensor", "model"])
+def test_the_table_of_a_model_of_several_dtypes_fits_all(table):
+    base = {"wide": np.zeros(9), "narrow": np.zeros(9, np.float32), "half": np.zeros(9, np.float16)}
+    moved = {
+        "wide": np.full(9, 1e300),
+        "narrow": np.full(9, 1e30, np.float32),
+        "half": np.ones(9, np.float16),
+    }
+    decoded = Ends(base, LC(4, table)).send(moved)
+    for name, array in moved.items():
+        assert bits(decoded[name]) == bits(array)
+
+
+@pytest.mark.parametrize("table", ["tensor", "model"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_movement_across_the_whole_range_is_followed(dtype, table):
+    top = np.finfo(dtype).max
+    base, moved = np.zeros(9, dtype), np.linspace(0.55, 0.9, 9).astype(dtype) * top
+    decoded = Ends({"w": base}, LC(2, table)).send({"w": moved})["w"]
+    assert (np.abs(decoded / top - moved / top) <= 0.25).all()
 
 
 def test_feedback_keeps_the_error_from_growing():
@@ -54,7 +133,11 @@ def test_feedback_keeps_the_error_from_growing():
 def test_two_bits_keep_three_buckets():
     rng = np.random.default_rng(0)
     target = rng.normal(size=1000).astype(np.float32)
-    centres, number = buckets.encode(target, np.zeros_like(target), 2)
+    delta, key = buckets.keys(target, np.zeros_like(target))
+    table = buckets.Buckets()
+    table.add(delta, key)
+    centres = table.kept(2)
+    number = buckets.number(key, centres)
     assert len(centres) == 3
     assert set(np.unique(number)) == {0, 1, 2, 3}
     exponent = np.frexp(target)[1]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from keras_lc.core import TensorSpec
 from keras_lc.core.codecs import second
+from keras_lc.core.matrix import view
 from keras_lc.errors import DamagedError
 
 from .chains import FLOATS, SPECS, Ends, bits, examples, finite, name_of, raw, training
@@ -100,7 +101,7 @@ def test_an_impossible_factor_is_refused():
     for factor in (-1.0, 0.0, 99.0, float("nan"), float("inf")):
         one, nothing = np.ones(1, np.float32), np.zeros(1, np.int16)
         with pytest.raises(DamagedError):
-            second.advance(one, second.view((1,)), factor, nothing, nothing)
+            second.advance(one, view((1,)), factor, nothing, nothing)
 
 
 def test_the_drift_of_rows_and_columns_is_cheap():
@@ -113,16 +114,3 @@ def test_the_drift_of_rows_and_columns_is_cheap():
         live = live * np.exp(rng.normal(size=300)).astype(np.float32)
         assert_second(ends.send({"v": live})["v"], live)
         assert ends.size < live.size / 16  # half a bit a value
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "columns"),
-    [((300, 200), 300, 200), ((3, 3, 32, 64), 288, 64), ((256, 4, 64), 256, 256)],
-)
-def test_a_tensor_is_seen_as_its_squarest_matrix(shape, rows, columns):
-    assert second.view(shape) == second.Axes(rows, columns)
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (5,), (5, 3), (1000, 1), (0, 9)])
-def test_a_tensor_that_is_no_matrix_has_one_level(shape):
-    assert second.view(shape) == second.Axes(1, 0)

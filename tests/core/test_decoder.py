@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec
 from keras_lc.core import blob as blobs
-from keras_lc.core.streams import SymbolWriter
 from keras_lc.errors import CheckpointError, DamagedError, FormatError, MismatchError
 
-from .chains import CODECS, SPECS, bits, examples, forge, training
+from .chains import CODECS, SPECS, bits, examples, forge, pack, training
 
 BASE = {
     "count": np.arange(3, dtype=np.int32),
@@ -32,9 +31,7 @@ FINGERPRINT = DeltaDecoder(BASE).chain.table.fingerprint
 
 
 def symbols(count, value=1, dtype=np.int32):
-    writer = SymbolWriter()
-    writer.append(np.full(count, value, dtype))
-    return writer.finish()
+    return pack(np.full(count, value, dtype))
 
 
 def document(**changes):
@@ -43,7 +40,7 @@ def document(**changes):
     return plain | {"refs": [-1] * 6} | changes
 
 
-POOLS = {"l": "lattice", "m": "first", "v": "second", "b": "buckets"}
+POOLS = {"l": "weight", "m": "first", "v": "second", "b": "buckets"}
 POOLS |= {"d": "difference4", "p": "plain4"}
 
 
@@ -150,7 +147,7 @@ def test_the_forger_can_make_a_good_blob():
     assert {name: bits(a) for name, a in read(forge(document())).items()} == {
         name: bits(a) for name, a in BASE.items()
     }
-    decoded = read(change("w", "l", [-2], symbols(8)))
+    decoded = read(change("w", "l", [-2, 0.0, 2], symbols(8)))
     assert np.array_equal(decoded["w"], BASE["w"] + np.float32(0.25))
 
 
@@ -183,14 +180,14 @@ def test_the_forger_can_make_a_good_blob():
         {"params": [[1], [2]]},
         {"pools": None},
         {"pools": []},
-        {"pools": "lattice"},
-        {"pools": {"lattice": -1}},
-        {"pools": {"lattice": 2**62}},
-        {"pools": {"lattice": 10**400}},
-        {"pools": {"lattice": float("inf")}},
-        {"pools": {"lattice": float("nan")}},
-        {"pools": {"lattice": None}},
-        {"pools": {"lattice": 0}},
+        {"pools": "weight"},
+        {"pools": {"weight": -1}},
+        {"pools": {"weight": 2**62}},
+        {"pools": {"weight": 10**400}},
+        {"pools": {"weight": float("inf")}},
+        {"pools": {"weight": float("nan")}},
+        {"pools": {"weight": None}},
+        {"pools": {"weight": 0}},
         {"pools": {"no such pool": 0}},
         {"refs": 3},
         {"refs": []},
@@ -251,9 +248,15 @@ def refused(blob):
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
-        *[("l", params) for params in ([], ["a"], [None], [[]], [0.5], [-2.5, 1.0], [1, 2, 3, 4])],
-        *[("l", [0, beta]) for beta in (float("nan"), float("inf"), -(10.0**20), "a", None, [])],
-        *[("l", [exponent]) for exponent in (2000, -2000, 2**70, float("nan"), float("inf"))],
+        *[
+            ("l", params)
+            for params in ([], ["a"], [[]], [0], [0.5, 0.0, 2], [0, 0.0, 4], [0, 0.0, 2, 4])
+        ],
+        *[("l", [0, beta, 2]) for beta in (float("nan"), float("inf"), -(10.0**20), "a", None, [])],
+        *[
+            ("l", [exponent, 0.0, 2])
+            for exponent in (2000, -2000, 2**70, float("nan"), float("inf"))
+        ],
         *[("m", params) for params in ([], ["a"], [None], [[]], [-1.0], [1e40])],
         *[("m", [step]) for step in (float("nan"), float("inf"), -float("inf"))],
         *[("v", params) for params in ([], ["a"], [None], [[]], [-1.0], [0], [1e40])],
@@ -271,7 +274,7 @@ def test_hostile_parameters_are_refused(kind, params):
 
 @pytest.mark.parametrize("name", ["count", "name", "z"])
 @pytest.mark.parametrize(
-    ("kind", "params"), [("l", [-2]), ("m", [0.5]), ("v", [1.0]), ("b", [0.5])]
+    ("kind", "params"), [("l", [-2, 0.0, 2]), ("m", [0.5]), ("v", [1.0]), ("b", [0.5])]
 )
 def test_a_lossy_kind_of_a_tensor_that_is_no_float_is_refused(name, kind, params):
     refused(change(name, kind, params, symbols(BASE[name].size)))
@@ -283,15 +286,15 @@ def test_a_first_moment_in_units_of_another_kind_of_tensor_is_refused(other):
 
 
 def test_a_prediction_from_what_is_no_moment_is_refused():
-    refused(change("w", "l", [0, 1.0], symbols(8)))
+    refused(change("w", "l", [0, 1.0, 2], symbols(8)))
     for other in ("v", "count", "name", "z"):
-        refused(change("w", "l", [0, 1.0], symbols(8), of=other))
+        refused(change("w", "l", [0, 1.0, 2], symbols(8), of=other))
 
 
 @pytest.mark.parametrize("count", [0, 7, 9, 100_000])
 @pytest.mark.parametrize(
     ("kind", "params"),
-    [("l", [0]), ("m", [0.5]), ("v", [1.0]), ("b", [1.0]), ("d", None), ("p", None)],
+    [("l", [0, 0.0, 2]), ("m", [0.5]), ("v", [1.0]), ("b", [1.0]), ("d", None), ("p", None)],
 )
 def test_pools_of_another_length_are_refused(count, kind, params):
     refused(change("w", kind, params, symbols(count)))
@@ -299,7 +302,7 @@ def test_pools_of_another_length_are_refused(count, kind, params):
 
 def test_chunks_and_bytes_after_the_last_symbol_are_refused():
     for surplus in (symbols(8), b"\0"):
-        refused(change("w", "l", [0], symbols(8) + surplus))
+        refused(change("w", "l", [0, 0.0, 2], symbols(8) + surplus))
 
 
 def test_bytes_after_the_pools_are_refused():
@@ -375,7 +378,7 @@ def test_a_blob_that_inflates_without_end_takes_no_memory():
 def test_after_a_delta_that_fails_halfway_nothing_is_decoded():
     decoder = DeltaDecoder(BASE)
     with pytest.raises(DamagedError):
-        decoder.decode(change("w", "l", [0], symbols(7)))
+        decoder.decode(change("w", "l", [0, 0.0, 2], symbols(7)))
     with pytest.raises(MismatchError, match="start again"):
         decoder.decode(DeltaEncoder(BASE).encode(MOVED))
     with pytest.raises(CheckpointError):

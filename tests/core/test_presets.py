@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_lc.core import LC, PRESETS, Balanced, DeltaEncoder, Lossless, Rules
+from keras_lc.core import LC, PRESETS, Balanced, DeltaEncoder, Int8, Lossless, Rules
 from keras_lc.errors import CheckpointError, OptionError
 
 
@@ -10,13 +10,13 @@ def test_presets_are_found_by_name():
         assert Rules(name).of("any/tensor") == codec
         assert Rules(codec).of("any/tensor") == codec
         assert str(Rules(name)) == str(Rules(codec)) == name
-    assert {"lossless", "balanced", "lc"} <= set(PRESETS)
+    assert {"lossless", "balanced", "smallest", "lc", "int8"} <= set(PRESETS)
 
 
 def test_the_first_rule_that_matches_wins():
-    rules = Rules({"a/*": "lossless", "a/b*": "lc", "*": Balanced(step=1.0)})
+    rules = Rules({"a/*": "lossless", "a/b*": "lc", "*": Balanced(tolerance=0.1)})
     assert rules.of("a/b") == Lossless()
-    assert rules.of("b") == Balanced(step=1.0)
+    assert rules.of("b") == Balanced(tolerance=0.1)
     assert Rules({"*": "lc", "a": "lossless"}).of("a") == LC()
 
 
@@ -26,7 +26,7 @@ def test_patterns_heed_case():
 
 @pytest.mark.parametrize("codec", ["zip", "", None, 3, [LC()], {"*": "zip"}, {"*": None}, LC])
 def test_an_unknown_codec_is_named_with_the_known_ones(codec):
-    with pytest.raises(OptionError, match="is not known; use one of lossless, balanced, lc"):
+    with pytest.raises(OptionError, match=r"is not known; use one of lossless, balanced, .*int8"):
         Rules(codec)
 
 
@@ -52,14 +52,15 @@ def build_and_encode(make):
     "make",
     [
         lambda: LC(2.0),
-        lambda: Balanced(step=float("nan")),
-        lambda: Balanced(step=0.0),
-        lambda: Balanced(step=-1.0),
-        lambda: Balanced(step="3"),
-        lambda: Balanced(largest_share=-1.0),
-        lambda: Balanced(moment_step=float("nan")),
+        lambda: LC(2, "models"),
+        lambda: LC(table=None),
+        *[
+            lambda option=option, value=value: Balanced(**{option: value})
+            for option in ("tolerance", "largest_share")
+            for value in (float("nan"), float("inf"), 0.0, -1.0, "3", None)
+        ],
     ],
-    ids=range(7),
+    ids=range(15),
 )
 def test_settings_that_make_no_sense_are_refused(make):
     with pytest.raises(CheckpointError):
@@ -68,4 +69,12 @@ def test_settings_that_make_no_sense_are_refused(make):
 
 def test_rules_are_shown_in_words():
     rules = Rules({"a/*": "lossless", "*": LC(3)})
-    assert str(rules) == "a/*: lossless, *: LC(bits=3)"
+    assert str(rules) == "a/*: lossless, *: LC(bits=3, table='tensor')"
+
+
+def test_each_preset_says_what_it_does_to_each_role():
+    assert not Lossless().kinds
+    for codec in (Balanced(), LC(), Int8()):
+        assert "exact" not in codec.kinds
+        assert codec.kinds["weight"]
+    assert PRESETS["smallest"].tolerance > PRESETS["balanced"].tolerance

@@ -7,19 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_lc.core.streams import CHUNK, SymbolReader, SymbolWriter, packed_size
+from keras_lc.core.streams import CHUNK, SymbolReader, packed_size
 from keras_lc.errors import DamagedError
 
-from .chains import examples
+from .chains import examples, pack
 
 DTYPES = [np.int16, np.int32, np.int64]
-
-
-def pack(*parts):
-    writer = SymbolWriter()
-    for part in parts:
-        writer.append(part)
-    return writer.finish()
 
 
 def reader(data, total):

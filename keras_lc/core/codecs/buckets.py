@@ -4,7 +4,8 @@ The method of "On Efficient Constructions of Checkpoints" (Chen, Liu, Ren, Jin, 
 https://arxiv.org/abs/2009.13003): every difference to the reconstructed previous state goes
 into the bucket of its sign and exponent; a bucket is represented by the mean of its largest
 and smallest member; the `2**bits - 1` buckets of largest exponent are kept, all other
-differences become zero; the bucket numbers are entropy-coded.
+differences become zero; the bucket numbers are entropy-coded. The table of buckets is that
+of one tensor or of all.
 """
 
 from __future__ import annotations
@@ -17,22 +18,44 @@ from keras_lc.core.codecs.exact import Exact
 from keras_lc.core.floats import real_dtype
 from keras_lc.errors import DamagedError
 
+_NOTHING = -(1 << 20)  # the key of a difference of zero
 
-def encode(target: np.ndarray, reference: np.ndarray, bits: int) -> tuple[list[float], np.ndarray]:
-    """Representatives of the kept buckets, and a bucket number a value (0: no change)."""
+
+def keys(target: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The difference of each value, and the key of its bucket: larger for larger exponents."""
     real = real_dtype(target.dtype)
     delta = target.astype(real) - reference.astype(real)
     exponent = np.frexp(delta)[1].astype(np.int32)
-    key = np.where(delta == 0, -(1 << 20), 2 * exponent + (delta < 0))
-    keys, inverse = np.unique(key, return_inverse=True)
-    kept = [i for i in range(len(keys) - 1, -1, -1) if keys[i] > -(1 << 20)][: 2**bits - 1]
-    number = np.zeros(len(keys), np.int16)
-    centres = []
-    for rank, i in enumerate(kept, start=1):
-        members = delta[inverse == i]
-        centres.append(float((members.max() + members.min()) / 2))
-        number[i] = rank
-    return centres, number[inverse]
+    return delta, np.where(delta == 0, _NOTHING, 2 * exponent + (delta < 0))
+
+
+class Buckets:
+    """The buckets that the differences of one or more tensors fall into."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, tuple[float, float]] = {}
+
+    def add(self, delta: np.ndarray, key: np.ndarray) -> None:
+        """Take in the differences of a tensor and their keys."""
+        found, inverse = np.unique(key, return_inverse=True)
+        low, high = np.full(found.size, np.inf), np.full(found.size, -np.inf)
+        np.minimum.at(low, inverse, delta)
+        np.maximum.at(high, inverse, delta)
+        for name, *ends in zip(found.tolist(), low.tolist(), high.tolist(), strict=True):
+            before = self._ends.get(name, ends)
+            self._ends[name] = min(before[0], ends[0]), max(before[1], ends[1])
+
+    def kept(self, bits: int) -> dict[int, float]:
+        """Key and representative of the buckets of largest exponent."""
+        names = sorted(set(self._ends) - {_NOTHING}, reverse=True)[: 2**bits - 1]
+        return {name: sum(self._ends[name]) / 2 for name in names}
+
+
+def number(key: np.ndarray, kept: dict[int, float]) -> np.ndarray:
+    """The bucket of each value, from 1 in the order of `kept`; 0 where it is not kept."""
+    found, inverse = np.unique(key, return_inverse=True)
+    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
+    return np.array([ranks.get(name, 0) for name in found.tolist()], np.int16)[inverse]
 
 
 def advance(reference: np.ndarray, centres: list[float], number: np.ndarray) -> Exact:
@@ -40,7 +63,8 @@ def advance(reference: np.ndarray, centres: list[float], number: np.ndarray) -> 
     real = real_dtype(reference.dtype)
     if not all(isinstance(centre, float) and math.isfinite(centre) for centre in centres):
         raise DamagedError("a bucket is represented by something that is no number.")
-    table = np.array([0.0, *centres], real)
+    with np.errstate(over="ignore"):
+        table = np.array([0.0, *centres], real)
     if number.size and (int(number.min()) < 0 or int(number.max()) >= table.size):
         raise DamagedError("a bucket number points past the table of buckets.")
     return Exact((reference.astype(real) + table[number]).astype(reference.dtype))

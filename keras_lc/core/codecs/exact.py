@@ -78,8 +78,12 @@ def encode(array: np.ndarray, reference: np.ndarray) -> tuple[bool, np.ndarray]:
     as_difference = packed_size(_signed(_image(here) - _image(there))) <= packed_size(
         _signed(_image(here))
     )
-    image = _image(array) - _image(reference) if as_difference else _image(array)
-    return as_difference, _signed(image)
+    return as_difference, difference(array, reference) if as_difference else _signed(_image(array))
+
+
+def difference(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Symbols of a flat array as the difference to one of its dtype."""
+    return _signed(_image(array) - _image(reference))
 
 
 def decode(symbols: np.ndarray, reference: np.ndarray, as_difference: bool) -> Exact:

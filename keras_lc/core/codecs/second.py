@@ -9,38 +9,24 @@ columns, and the noise of a single value is left alone.
 
 One factor a tensor keeps the size of the coming updates, `sum(m**2 / sqrt(v))`: without it
 they grow by a tenth, for as many steps as the optimizer remembers. A value is never rounded
-to zero: that would make the next update explode.
+to zero: that would make the next update explode. Below the smallest normal number of its
+arithmetic (1e-38 in float32), far under any epsilon, it counts as that.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from keras_lc.core.floats import positive_range, real_dtype
+from keras_lc.core.matrix import Matrix
 from keras_lc.errors import DamagedError
 
 CELL = 8  # quarter octaves
 ZERO = -(1 << 14)  # the level of an exact zero
 _NEAR = range(-7, 7)  # offsets, in quarter octaves, that leave a level alone
-_FLOOR, _TOP = -4 * 1100, 4 * 1030
-_QUARTERS = (1.0, 1.189207115002721, 1.4142135623730951, 1.681792830507429)
-_MANTISSAS = np.array([0.5946035575013605, 0.7071067811865476, 0.8408964152537145])
-
-
-@dataclass(frozen=True)
-class Axes:
-    """The view of a tensor as a matrix; `columns` is 0 where only a common level pays."""
-
-    rows: int
-    columns: int
-
-    @property
-    def count(self) -> int:
-        return self.rows + self.columns
 
 
 @dataclass(frozen=True)
@@ -49,33 +35,24 @@ class LogLevel:
 
     level: np.ndarray
     axes: np.ndarray  # rows, then columns
-    view: Axes
+    view: Matrix
     factor: float
     dtype: np.dtype[Any]
 
     def value(self) -> np.ndarray:
         """The values, not below the smallest positive number of the dtype unless zero."""
         real = real_dtype(self.dtype)
-        exponents, quarters = np.divmod(np.arange(_FLOOR, _TOP + 1), 4)
-        with np.errstate(over="ignore", under="ignore"):
-            table = np.ldexp(
-                np.array(_QUARTERS, real)[quarters] * real.type(self.factor), exponents
-            )
-        table = np.clip(table, *positive_range(self.dtype)).astype(self.dtype)
-        power = self.level.astype(np.int32) * CELL + spread(self.axes, self.view, self.level.size)
-        out = table[np.clip(power, _FLOOR, _TOP) - _FLOOR]
+        power = self.level.astype(np.int32)
+        power *= CELL
+        power += spread(self.axes, self.view, self.level.size)
+        out = _middle(power, real)
+        out *= real.type(self.factor)
+        np.clip(out, *positive_range(self.dtype), out=out)
         out[self.level == ZERO] = 0
-        return out
+        return out.astype(self.dtype, copy=False)
 
 
-def view(shape: tuple[int, ...]) -> Axes:
-    """The most nearly square matrix that a tensor can be seen as without moving its values."""
-    splits = [Axes(prod(shape[:i]), prod(shape[i:])) for i in range(1, len(shape))]
-    best = min(splits, key=lambda axes: axes.count, default=Axes(1, 0))
-    return best if best.count * 8 <= prod(shape) else Axes(1, 0)
-
-
-def spread(axes: np.ndarray, view: Axes, size: int) -> np.ndarray:
+def spread(axes: np.ndarray, view: Matrix, size: int) -> np.ndarray:
     """Row plus column for each value (int32, flat)."""
     rows = axes[: view.rows].astype(np.int32)
     if not view.columns:
@@ -83,7 +60,7 @@ def spread(axes: np.ndarray, view: Axes, size: int) -> np.ndarray:
     return (rows[:, None] + axes[view.rows :].astype(np.int32)).reshape(-1)
 
 
-def start(v: np.ndarray, axes: np.ndarray, view: Axes) -> LogLevel:
+def start(v: np.ndarray, axes: np.ndarray, view: Matrix) -> LogLevel:
     """Exact values (flat) around given axes; integer arithmetic only."""
     level = (_quarters(v) - spread(axes, view, v.size) + CELL // 2) // CELL
     level = np.where(v == 0, ZERO, level).astype(np.int16)
@@ -91,7 +68,11 @@ def start(v: np.ndarray, axes: np.ndarray, view: Axes) -> LogLevel:
 
 
 def encode(
-    v: np.ndarray, m: np.ndarray | None, before: LogLevel | np.ndarray, view: Axes
+    v: np.ndarray,
+    m: np.ndarray | None,
+    before: LogLevel | np.ndarray,
+    view: Matrix,
+    levels: bool = True,
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """How a second moment moves.
 
@@ -100,6 +81,7 @@ def encode(
         m: the first moment beside it, flat, where there is one.
         before: the levels so far, or exact values, flat.
         view: the tensor as a matrix.
+        levels: False to have the values of a matrix follow their row and column alone.
 
     Returns:
         The factor, by how much the axes move and by how much each level moves (int16).
@@ -112,7 +94,10 @@ def encode(
     prior = spread(axes, view, v.size)
     quarters = _quarters(v)
     offset = quarters - (old.astype(np.int32) * CELL + prior)
-    stay = (offset >= _NEAR[0]) & (offset <= _NEAR[-1]) & (v != 0) & (old != ZERO)
+    if levels or not view:
+        stay = (offset >= _NEAR[0]) & (offset <= _NEAR[-1]) & (v != 0) & (old != ZERO)
+    else:
+        quarters, stay = prior, (v != 0) & (old == 0)
     level = np.where(v == 0, ZERO, (quarters - prior + CELL // 2) // CELL)
     level = np.where(stay, old, level).astype(np.int16)
     factor = _factor(v, m, LogLevel(level, axes, view, 1.0, v.dtype).value())
@@ -121,7 +106,7 @@ def encode(
 
 def advance(
     before: LogLevel | np.ndarray,
-    view: Axes,
+    view: Matrix,
     factor: float,
     axes: np.ndarray,
     moves: np.ndarray,
@@ -136,25 +121,55 @@ def advance(
     return LogLevel(before.level + moves, axes, view, factor, before.dtype)
 
 
+def _image(real: np.dtype[Any]) -> tuple[Any, int, int]:
+    """Integer as wide as a float, the shift to its top two mantissa bits, and what one gives."""
+    info = np.finfo(real)
+    integer, shift = np.dtype(f"i{real.itemsize}").type, info.nmant - 2
+    return integer, shift, 4 * (info.maxexp - 1)
+
+
 def _quarters(v: np.ndarray) -> np.ndarray:
-    """`floor(4 * log2(v))` by comparison alone, so that all machines agree; any, for zero."""
-    mantissa, exponent = np.frexp(v.astype(real_dtype(v.dtype), copy=False))
-    thresholds = _MANTISSAS.astype(mantissa.dtype)
-    return 4 * (exponent - 1) + np.searchsorted(thresholds, mantissa, side="right").astype(np.int32)
+    """Four times the logarithm of each value to base 2, rounded down; any, for zero. Between
+    two powers of two it is linear: exponent and two bits of the mantissa, as they stand."""
+    real = real_dtype(v.dtype)
+    integer, shift, one = _image(real)
+    wide = v.astype(real, copy=False)
+    tiny = wide < np.finfo(real).tiny
+    image = np.where(tiny, wide * real.type(2.0**64), wide).view(integer) >> shift
+    image -= np.where(tiny, integer(one + 256), integer(one))
+    return image.astype(np.int32, copy=False)
 
 
-def _axes(v: np.ndarray, view: Axes) -> np.ndarray:
+def _middle(power: np.ndarray, real: np.dtype[Any]) -> np.ndarray:
+    """A value in the middle of those of which `_quarters` gives `power`; always positive."""
+    integer, shift, one = _image(real)
+    image = power.astype(integer)
+    image += integer(one)
+    tiny = image < 4
+    image += np.where(tiny, integer(256), integer(0))
+    np.clip(image, 0, 2 * one + 3, out=image)
+    image <<= shift
+    image |= integer(1) << integer(shift - 1)
+    out = image.view(real)
+    out *= np.where(tiny, real.type(2.0**-64), real.type(1))
+    return out
+
+
+def _axes(v: np.ndarray, view: Matrix) -> np.ndarray:
     """Rows and columns whose sum is near four times the logarithm of the values."""
-    positive = np.maximum(v, positive_range(v.dtype)[0]).astype(np.float64)
-    largest = positive.max()
-    positive /= largest  # so that sums stay finite
-    mean = positive.mean()
-    if not view.columns:
-        return np.array([np.rint(4 * (np.log2(mean) + np.log2(largest)))], np.int16)
-    matrix = positive.reshape(view.rows, view.columns)
-    tiny = np.finfo(np.float64).tiny
-    rows = np.log2(np.maximum(matrix.mean(axis=1), tiny)) + np.log2(largest)
-    columns = np.log2(np.maximum(matrix.mean(axis=0), tiny)) - np.log2(mean)
+    # so that sums stay finite; those of narrower floats cannot overflow
+    largest = (float(v.max()) or 1.0) if v.dtype.itemsize == 8 else 1.0
+    wide = v / largest if largest != 1 else v
+
+    def logarithm(means: Any) -> Any:
+        return np.log2(np.maximum(means, np.finfo(np.float64).tiny)) + np.log2(largest)
+
+    mean = logarithm(wide.mean(dtype=np.float64))
+    if not view:
+        return np.array([np.rint(4 * mean)], np.int16)
+    matrix = wide.reshape(view.rows, view.columns)
+    rows = logarithm(matrix.mean(axis=1, dtype=np.float64))
+    columns = logarithm(matrix.mean(axis=0, dtype=np.float64)) - mean
     return np.rint(4 * np.concatenate([rows, columns])).astype(np.int16)
 
 

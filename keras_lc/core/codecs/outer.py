@@ -1,0 +1,197 @@
+"""Matrices as sums of a few outer products of integer vectors.
+
+The movement of a matrix between two checkpoints and the momentum behind it have few large
+singular values: a sixteenth of the rank carries nine tenths of the energy. So
+
+    matrix = unit * sum_i 2**shift_i * a_i b_i^T
+
+with the leading singular vectors, found by subspace iteration (Halko, Martinsson and Tropp,
+https://arxiv.org/abs/0909.4061) and rounded so that every number that makes up a component,
+one for each row and each column, carries the same error. What is not worth its numbers is
+left out: the reverse water-filling of rate-distortion theory (Cover and Thomas, chapter 10).
+
+The sum is one of integers below 2**53, exact in whatever order a processor adds it up, so
+that all machines decode the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_lc.core.matrix import Matrix
+from keras_lc.errors import DamagedError
+
+WORTH = 2.0  # energy of a component for each of its numbers, in units of the error of one
+CLASSES = 8  # vectors of similar size share a pool of symbols
+_ITERATIONS = 2
+_FIRST_RANK = 24
+_SHIFTS = 40  # components smaller by more than 2**_SHIFTS are never worth it
+_EXPONENTS = range(-1000, 1000)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is said of the vectors besides their integers.
+
+    `area` is the square of the step to which all numbers are rounded, `top` the binary
+    exponent of the largest component, `counts[j]` how many components are `2**j` smaller.
+    """
+
+    area: float
+    top: int
+    counts: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def unit(self) -> float:
+        return float(np.ldexp(self.area, -self.top))
+
+    @property
+    def shifts(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    def classes(self, length: int) -> list[tuple[int, int]]:
+        """Pool and number of the vectors of this length, in runs, from their expected size."""
+        spread = int(np.frexp(self.area * length)[1])
+        runs: list[tuple[int, int]] = []
+        for shift, count in enumerate(self.counts):
+            octave = min(max((2 * (self.top - shift) - spread) // 2, 0), CLASSES - 1)
+            if runs and runs[-1][0] == octave:
+                runs[-1] = octave, runs[-1][1] + count
+            elif count:
+                runs.append((octave, count))
+        return runs
+
+    def write(self) -> list[Any]:
+        """As a list for JSON."""
+        return [self.area, self.top, list(self.counts)]
+
+    @classmethod
+    def read(cls, params: list[Any], matrix: Matrix) -> Scale:
+        """The scale that a delta claims for a matrix, checked."""
+        area, top, counts = params
+        if not matrix:
+            raise DamagedError("a tensor that is no matrix has factors.")
+        known = isinstance(area, (int, float)) and isinstance(top, int)
+        counted = isinstance(counts, list) and all(isinstance(c, int) and c >= 0 for c in counts)
+        if not (known and counted and 1e-300 < area < 1e300 and top in _EXPONENTS):
+            raise DamagedError("the factors of a matrix have an impossible scale.")
+        if abs(float(np.log2(float(area))) - top) > 1000:
+            raise DamagedError("the factors of a matrix have an impossible unit.")
+        if len(counts) > _SHIFTS or sum(counts) > min(matrix.rows, matrix.columns):
+            raise DamagedError("a matrix has more factors than its rank allows.")
+        return cls(float(area), top, tuple(counts))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A matrix as factors: `a` is rank x rows, `b` rank x columns, both int32."""
+
+    scale: Scale
+    a: np.ndarray
+    b: np.ndarray
+
+    @property
+    def bound(self) -> float:
+        """No sum of integers in the matrix is larger."""
+        largest = [
+            np.abs(side.astype(np.float64)).max(axis=1, initial=0) for side in (self.a, self.b)
+        ]
+        return float((np.ldexp(largest[0], self.scale.shifts) * largest[1]).sum())
+
+    def integers(self) -> np.ndarray:
+        """`sum_i 2**shift_i * a_i b_i^T`, flat; a float dtype that holds it exactly."""
+        bound = self.bound
+        if not bound < 2.0**52:
+            raise DamagedError("the factors of a matrix are too large.")
+        real = np.float32 if bound < 2.0**24 else np.float64
+        left = np.ldexp(self.a.astype(real), self.scale.shifts[:, None].astype(np.int32))
+        return (left.T @ self.b.astype(real)).reshape(-1)
+
+    def symbols(self) -> list[np.ndarray]:
+        """The integers, one array for each run of `Scale.classes`, rows first."""
+        parts = []
+        for side in (self.a, self.b):
+            done = 0
+            for _, count in self.scale.classes(side.shape[1]):
+                parts.append(side[done : done + count].reshape(-1))
+                done += count
+        return parts
+
+
+def read(scale: Scale, parts: list[np.ndarray], matrix: Matrix) -> Outer:
+    """The factors from their symbols, the reverse of `Outer.symbols`."""
+    rows = len(scale.classes(matrix.rows))
+    empty = np.empty(0, np.int32)
+    a, b = (np.concatenate([empty, *side]) for side in (parts[:rows], parts[rows:]))
+    outer = Outer(scale, a.reshape(scale.rank, matrix.rows), b.reshape(scale.rank, matrix.columns))
+    if not outer.bound < 2.0**52:
+        raise DamagedError("the factors of a matrix are too large.")
+    return outer
+
+
+def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> Outer | None:
+    """The components of a flat array of floats that are worth their numbers, each number
+    with an error of variance `noise`; None where there are none. `rank` is how many to
+    expect."""
+    lift = int(np.frexp(np.abs(values).max())[1])  # so that no square leaves the range
+    target = np.ldexp(values, -lift).reshape(matrix.rows, matrix.columns)
+    noise = float(np.ldexp(noise, -2 * lift))
+    most = min(matrix.rows, matrix.columns)
+    rank = min(max(rank, _FIRST_RANK), most)
+    threshold = WORTH * noise * matrix.sides
+    while True:
+        left, sizes = _leading(target, rank)
+        kept = int(np.count_nonzero(sizes * sizes > threshold))
+        if kept < rank or rank == most:
+            break
+        rank = min(2 * rank, most)
+    if not kept:
+        return None
+    # no finer than integers whose sums are exact
+    area = float(f"{max(12 * noise, kept * float(sizes[0]) ** 2 * 2.0**-50):.3g}")
+    exponents = np.rint(np.log2(sizes[:kept])).astype(int)
+    top = int(exponents[0])
+    shifts = np.minimum(np.maximum.accumulate(top - exponents), _SHIFTS - 1)
+    step = area**0.5
+    a = np.rint(left[:, :kept].astype(np.float64) * (np.ldexp(1.0, top - shifts) / step))
+    # the columns make up for the rounding of the rows
+    basis = a * np.ldexp(step, shifts - top)
+    projected = (basis.T.astype(target.dtype) @ target).astype(np.float64)
+    gram = basis.T @ basis + 1e-9 * np.eye(kept)  # a vector may have been rounded to zero
+    b = np.rint(np.linalg.solve(gram, projected) / step)
+    area, top = float(np.ldexp(area, 2 * lift)), top + lift
+    if not 1e-300 < area < 1e300 or top not in _EXPONENTS:
+        return None
+    scale = Scale(area, top, tuple(int(n) for n in np.bincount(shifts)))
+    outer = Outer(scale, np.ascontiguousarray(a.T).astype(np.int32), b.astype(np.int32))
+    return outer if outer.bound < 2.0**52 else None
+
+
+def _leading(target: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Leading left singular vectors (rows x rank) and singular values, largest first."""
+    start = np.random.default_rng(0).standard_normal((target.shape[1], rank))
+    basis = _orthonormal(target @ start.astype(target.dtype))
+    for _ in range(_ITERATIONS):
+        basis = _orthonormal(target @ (target.T @ basis))
+    inner = basis.T @ target
+    squares, turn = np.linalg.eigh((inner @ inner.T).astype(np.float64))
+    sizes = np.sqrt(np.maximum(squares[::-1], 0))
+    return basis @ turn[:, ::-1].astype(target.dtype), sizes
+
+
+def _orthonormal(columns: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of what the columns span, and zeros where they span less."""
+    largest = np.abs(columns).max()
+    columns = columns / (largest or 1)
+    squares, turn = np.linalg.eigh((columns.T @ columns).astype(np.float64))
+    sound = squares > np.finfo(columns.dtype).eps * squares[-1]
+    turn *= np.where(sound, 1 / np.sqrt(np.where(sound, squares, 1)), 0)
+    basis: np.ndarray = columns @ turn.astype(columns.dtype)
+    return basis
