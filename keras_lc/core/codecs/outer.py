@@ -28,6 +28,7 @@ WORTH = 2.0  # energy of a component for each of its numbers, in units of the er
 CLASSES = 8  # vectors of similar size share a pool of symbols
 _ITERATIONS = 2
 _FIRST_RANK = 24
+_ALWAYS = 256  # this many components are looked for if they are there
 _SHIFTS = 40  # components smaller by more than 2**_SHIFTS are never worth it
 _EXPONENTS = range(-1000, 1000)
 
@@ -143,7 +144,9 @@ def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> O
     lift = int(np.frexp(np.abs(values).max())[1])  # so that no square leaves the range
     target = np.ldexp(values, -lift).reshape(matrix.rows, matrix.columns)
     noise = float(np.ldexp(noise, -2 * lift))
-    most = min(matrix.rows, matrix.columns)
+    # at twice this share the vectors hold as many numbers as the matrix
+    share = matrix.rows * matrix.columns // (2 * matrix.sides)
+    most = min(matrix.rows, matrix.columns, max(_ALWAYS, share))
     rank = min(max(rank, _FIRST_RANK), most)
     threshold = WORTH * noise * matrix.sides
     while True:

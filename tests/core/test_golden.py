@@ -1,0 +1,88 @@
+"""Deltas that were written once are read for good; `golden/make.py` says when to renew them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_lc.core import PRESETS, DeltaDecoder, decompress
+from keras_lc.core import blob as blobs
+from keras_lc.core.codecs import lattice
+from keras_lc.core.matrix import view
+
+from .golden import make
+
+PAIRS = [(named, preset) for named in make.DTYPES for preset in PRESETS]
+
+
+def load(named):
+    """The base of a dtype, and the bytes made over it."""
+    with np.load(make.HERE / f"{named}.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    base = {
+        key.removeprefix("base "): make.restored(
+            array, key.removeprefix("base "), make.DTYPES[named]
+        )
+        for key, array in arrays.items()
+        if key.startswith("base ")
+    }
+    return base, {key: array.tobytes() for key, array in arrays.items() if key[:5] != "base "}
+
+
+def digests():
+    return json.loads(make.DIGESTS.read_text())
+
+
+@pytest.mark.parametrize(("named", "preset"), PAIRS)
+def test_golden_deltas_decode_to_the_same_bits(named, preset):
+    base, written = load(named)
+    decoder = DeltaDecoder(base)
+    for number in range(1, make.DELTAS + 1):
+        decoded = decoder.decode(written[f"{preset} {number}"])
+        assert make.digest(decoded) == digests()[f"{named} {preset} {number}"]
+
+
+@pytest.mark.parametrize("named", make.DTYPES)
+def test_golden_arrays_are_decompressed_to_the_same_bits(named):
+    data = load(named)[1]["compressed"]
+    assert make.digest(decompress(data)) == digests()[f"{named} compressed"]
+
+
+def test_golden_deltas_are_of_this_version_and_hold_every_kind():
+    seen = set()
+    for named, preset in PAIRS:
+        base, written = load(named)
+        decoder = DeltaDecoder(base)
+        for number in range(1, make.DELTAS + 1):
+            blob = written[f"{preset} {number}"]
+            assert blob[0] == blobs.VERSION
+            decoder.decode(blob)
+            order = [i for level in decoder.chain.levels() for i in level]
+            entries = blobs.unpack(blob, len(order))[0].entries
+            for i, entry in zip(order, entries, strict=True):
+                seen.add(entry.kind)
+                matrix = view(decoder.chain.table.shapes[i])
+                if entry.kind == "lattice":
+                    step = lattice.Step.read(entry.params, matrix)
+                    seen |= {("corrected", bool(matrix), step.corrected)}
+                    seen |= {("factors", bool(step.scale)), ("predicted", step.beta != 0)}
+    assert set(blobs.KINDS) <= seen
+    assert {("corrected", True, False), ("corrected", False, True), ("factors", True)} <= seen
+    assert {("predicted", True), ("predicted", False)} <= seen
+
+
+def test_nothing_is_left_over():
+    expected = {f"{named} {preset} {i}" for named, preset in PAIRS for i in range(1, 4)}
+    expected |= {f"{named} compressed" for named in make.DTYPES}
+    assert set(digests()) == expected
+    files = [*make.HERE.glob("*.npz"), make.DIGESTS]
+    assert len(files) == len(make.DTYPES) + 1
+    assert sum(file.stat().st_size for file in files) < 300_000
+
+
+def test_a_base_holds_the_tensors_of_its_dtype():
+    for named, dtype in make.DTYPES.items():
+        base, _ = load(named)
+        floats = [array for name, array in base.items() if name[1:2] == "/"]
+        assert len(floats) == 3 * len(make.SHAPES)
+        assert {array.dtype for array in floats} == {np.dtype(dtype)}
