@@ -11,7 +11,8 @@ from keras_lc.errors import DamagedError
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Text for a dtype: numpy's own code, or the name of an `ml_dtypes` type."""
-    return dtype.str if dtype.kind in "biufcSU" else dtype.name
+    own = dtype.kind in "biufcSU" and dtype.isbuiltin != 2  # 2: a type of another package
+    return dtype.str if own else dtype.name
 
 
 def parse_dtype(text: str) -> np.dtype[Any]:
