@@ -150,6 +150,7 @@ HOSTILE = [
     *[[1.0, 0, counts] for counts in (None, 5, {}, "1", [-1], [1.0], [None], ["1"], [[1]], [NAN])],
     *[[1.0, 0, counts] for counts in ([17], [2**62], [10**400], [8, 8, 8], [-1, 17], [1] * 41)],
     [1.0, 0, [0] * 1000],
+    [2.0**60, 1040, [1]],
     [1e299, -999, [1]],  # a unit beyond the largest number
 ]
 
@@ -239,6 +240,21 @@ def test_more_components_than_expected_are_found(real, expected):
     rng, matrix = np.random.default_rng(1), Matrix(120, 100)
     target = low_rank(rng, 120, 100, 60).astype(real).reshape(-1)
     assert outer.encode(target, matrix, 1e-6, expected).scale.rank == 60
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("fall", [0.3, 0.6, 1.0])
+def test_leading_components_are_told_from_many_that_are_hardly_smaller(real, fall):
+    rng, matrix = np.random.default_rng(5), Matrix(200, 150)
+    left = np.linalg.qr(rng.normal(size=(200, 150)))[0]
+    right = np.linalg.qr(rng.normal(size=(150, 150)))[0]
+    sizes = np.arange(1, 151) ** -fall
+    target = ((left * sizes) @ right.T).astype(real).reshape(-1)
+    noise = sizes[12] ** 2 / (outer.WORTH * matrix.sides)
+    made = outer.encode(target, matrix, noise)
+    error = float(np.sum((approximation(made) - target) ** 2))
+    allowed = np.minimum(sizes**2, outer.WORTH * noise * matrix.sides).sum()
+    assert error <= allowed
 
 
 def test_components_are_in_order_of_their_size():

@@ -11,8 +11,7 @@ from .chains import CODECS, FLOATS, SPECS, Ends, bits, examples, raw, rough, tra
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_both_ends_agree_on_a_long_chain(codec):
-    # more buckets or fewer make no other chain
-    base, *states = training(30 if isinstance(codec, LC) and codec.bits != 3 else 200)
+    base, *states = training(200 if codec == "balanced" else 80)
     ends = Ends(base, codec, SPECS)
     for state in states:
         ends.send(state)

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_lc.core import LC, PRESETS, Balanced, compress, compression_rate, decompress
+from keras_lc.core import (
+    LC,
+    PRESETS,
+    Balanced,
+    DeltaEncoder,
+    compress,
+    compression_rate,
+    decompress,
+)
 from keras_lc.errors import CheckpointError, DamagedError, FormatError, OptionError
 
 from .chains import ROOMY, bits, examples, matrices, name_of, raw
@@ -256,6 +264,31 @@ def test_a_forged_head_is_refused_without_memory(document):
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("rows", "single"),
+    [
+        ([["a", "<f4", [1]], ["a", "<f4", [1]]], False),
+        ([["a", "<f4", [1]], ["b", "<f4", [1]]], True),
+    ],
+    ids=["a name twice", "two arrays for one"],
+)
+def test_a_head_that_contradicts_itself_is_refused(rows, single):
+    state = {name: np.ones(1, np.float32) for name, _, _ in rows}
+    base = {name: 0 * array for name, array in state.items()}
+    blob = DeltaEncoder(base, "lossless").encode(state)
+    decompress(forge([False, [[name, "<f4", [1]] for name in state]], blob))
+    with pytest.raises(DamagedError):
+        decompress(forge([single, rows], blob))
+
+
+def test_a_head_without_its_checksum_is_refused():
+    data = compress(np.ones(3, np.float32))
+    (length,) = struct.unpack_from("<I", data)
+    short = struct.pack("<I", length - 4) + data[4:length] + data[4 + length :]
+    with pytest.raises(DamagedError):
+        decompress(short)
 
 
 @pytest.mark.parametrize(
