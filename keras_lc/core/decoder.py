@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from keras_lc.core import blob as blobs
 from keras_lc.core import workers as threads
-from keras_lc.core.state import Chain, parts_of
-from keras_lc.core.streams import SymbolReader
+from keras_lc.core.state import Chain, Part, shared_parts, tile_part
+from keras_lc.core.streams import SymbolReader, decompress, finish, large, split
+from keras_lc.core.tiles import groups
 from keras_lc.errors import DamagedError, MismatchError
-
-Work = tuple[int, list[np.ndarray]]  # a tensor and its symbols
 
 
 class DeltaDecoder:
@@ -80,31 +80,82 @@ class DeltaDecoder:
         levels = chain.levels()
         order = [i for level in levels for i in level]
         kinds = dict(zip(order, table.entries, strict=True))
-        plan = {
-            i: parts_of(entry, chain.table.dtypes[i], chain.table.shapes[i])
-            for i, entry in kinds.items()
-        }
+        plan = {i: self._parts(i, kinds[i]) for i in order if kinds[i].kind != "same"}
         totals: dict[str, int] = {}
-        for parts in plan.values():
-            for pool, _, count in parts:
+        for shared, own in plan.values():
+            for pool, _, count in [*shared, *own]:
                 totals[pool] = totals.get(pool, 0) + count
         readers = {
-            pool: SymbolReader(pools.get(pool, memoryview(b"")), total)
+            pool: SymbolReader(pools.pop(pool, memoryview(b"")), total)
             for pool, total in totals.items()
         }
-        if set(pools) - set(readers):
+
+        if set(pools) - {large(part[0]) for i in plan if (part := self._tile_part(i, kinds[i]))}:
             raise DamagedError("a delta holds symbols that belong to no tensor.")
 
-        def read(i: int) -> Work:
-            return i, [readers[pool].take(count, dtype) for pool, dtype, count in plan[i]]
-
-        def advance(work: Work) -> None:
-            i, symbols = work
-            chain.advance(i, kinds[i], symbols)
+        def jobs(level: list[int]) -> Iterator[Job]:
+            for i in level:
+                if i not in plan:
+                    continue
+                shared, own = (
+                    [readers[pool].take(count, dtype) for pool, dtype, count in parts]
+                    for parts in plan[i]
+                )
+                change = chain.change(i, kinds[i], shared)
+                tiles = chain.table.tiles[i]
+                part = self._tile_part(i, kinds[i])
+                for group in groups(len(tiles)):
+                    data: memoryview | np.ndarray | None = own[0] if own else None
+                    if part and len(tiles) > 1:
+                        pool = large(part[0])
+                        data, pools[pool] = split(pools.get(pool, memoryview(b"")))
+                    yield Job(change, [(j, tiles[j]) for j in group], part, data)
 
         with threads.start() as workers:
             for level in levels:
-                work = (read(i) for i in level if kinds[i].kind != "same")
-                threads.run(workers, advance, work)
+                for _ in threads.ordered(workers, _advance, jobs(level)):
+                    pass
         for reader in readers.values():
             reader.finish()
+        for rest in pools.values():
+            finish(rest)
+
+    def _tile_part(self, i: int, entry: blobs.Entry) -> Part | None:
+        return tile_part(entry, self.chain.table.dtypes[i], self.chain.table.shapes[i])
+
+    def _parts(self, i: int, entry: blobs.Entry) -> tuple[list[Part], list[Part]]:
+        """The symbols of a tensor that are pooled with others': shared by its tiles, and those
+        of its only tile."""
+        table = self.chain.table
+        shared = shared_parts(entry, table.dtypes[i], table.shapes[i])
+        part = self._tile_part(i, entry)
+        if part is None or len(table.tiles[i]) > 1:
+            return shared, []
+        pool, dtype, each = part
+        return shared, [(pool, dtype, each * table.sizes[i])]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some tiles of a tensor whose symbols lie together."""
+
+    change: Callable[[int, np.ndarray | None], None]
+    tiles: list[tuple[int, slice]]
+    part: Part | None
+    data: memoryview | np.ndarray | None  # symbols, or the chunk that holds them
+
+
+def _advance(job: Job) -> None:
+    if job.part is None:
+        for j, _ in job.tiles:
+            job.change(j, None)
+        return
+    _, dtype, each = job.part
+    first, last = job.tiles[0][1].start, job.tiles[-1][1].stop
+    symbols = job.data
+    if isinstance(symbols, memoryview):
+        symbols = decompress(symbols, each * (last - first))
+    assert symbols is not None
+    for j, tile in job.tiles:
+        own = symbols[each * (tile.start - first) : each * (tile.stop - first)]
+        job.change(j, own.astype(dtype, copy=False))

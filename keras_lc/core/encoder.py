@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,10 +13,34 @@ from keras_lc.core import workers as threads
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.presets import CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
-from keras_lc.core.state import Chain, parts_of
-from keras_lc.core.streams import SymbolWriter
-from keras_lc.core.tensors import Coded, Tensors
+from keras_lc.core.state import Chain, shared_parts, tile_part
+from keras_lc.core.streams import SymbolWriter, compress, large, packed_size
+from keras_lc.core.tensors import Coding, Tensors
+from keras_lc.core.tiles import groups
 from keras_lc.errors import MismatchError
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a tensor has become in a delta.
+
+    Attributes:
+        i: its number.
+        entry: what the table of the delta says of it.
+        pooled: symbols that share chunks with other tensors, and the pool of each.
+        chunks: those in chunks of their own, as bytes, and the pool of each.
+    """
+
+    i: int
+    entry: blobs.Entry
+    pooled: Sequence[tuple[str, np.ndarray]] = ()
+    chunks: Sequence[tuple[str, bytes]] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its symbols, each of its parts compressed on its own."""
+        alone = sum(packed_size(symbols) for _, symbols in self.pooled)
+        return alone + sum(len(chunk) for _, chunk in self.chunks)
 
 
 class DeltaEncoder:
@@ -81,7 +106,7 @@ class DeltaEncoder:
         moments: dict[tuple[str, str | None], int] = {
             (spec.role, spec.of): i for i, spec in enumerate(self._specs) if spec.of is not None
         }
-        sizes = self._chain.table.sizes
+        shapes = self._chain.table.shapes
         references = []
         for i, spec in enumerate(self._specs):
             wanted = {
@@ -89,7 +114,7 @@ class DeltaEncoder:
                 "weight": ("first_moment", spec.name),
             }.get(spec.role)
             of = moments.get(wanted, -1) if wanted else -1
-            references.append(of if of >= 0 and sizes[of] == sizes[i] else -1)
+            references.append(of if of >= 0 and shapes[of] == shapes[i] else -1)
         return references
 
     def fits(self, state: Mapping[str, np.ndarray]) -> bool:
@@ -125,16 +150,18 @@ class DeltaEncoder:
         Raises:
             MismatchError: tensors are missing, surplus, or of another shape or dtype.
         """
-        chain = self._chain
-        entries = []
+        chain, entries = self._chain, []
+        pools: dict[str, list[bytes]] = {}
         with threads.start() as workers:
             writers: dict[str, SymbolWriter] = {}
-            for i, entry, parts in self.code(workers, state, codec, steps):
-                entries.append(entry)
-                kinds = parts_of(entry, chain.table.dtypes[i], chain.table.shapes[i])
-                for (pool, _, _), symbols in zip(kinds, parts, strict=True):
+            for made in self.code(workers, state, codec, steps):
+                entries.append(made.entry)
+                for pool, symbols in made.pooled:
                     writers.setdefault(pool, SymbolWriter(workers)).append(symbols)
-            pools = {pool: writer.finish() for pool, writer in writers.items()}
+                for pool, chunk in made.chunks:
+                    pools.setdefault(pool, []).append(chunk)
+            for pool, writer in writers.items():
+                pools[pool] = [writer.finish()]
         table = blobs.Table(
             chain.sequence,
             chain.table.fingerprint,
@@ -142,7 +169,7 @@ class DeltaEncoder:
             entries,
         )
         self._announce = False
-        return blobs.pack(table, pools)
+        return blobs.pack(table, {pool: b"".join(parts) for pool, parts in pools.items()})
 
     def code(
         self,
@@ -150,25 +177,76 @@ class DeltaEncoder:
         state: Mapping[str, np.ndarray],
         codec: CodecLike | None,
         steps: int | None,
-    ) -> Iterator[tuple[int, blobs.Entry, list[np.ndarray]]]:
-        """Move the reconstruction on to `state`, tensor by tensor, by several threads: number,
-        entry and symbols of each."""
+    ) -> Iterator[Made]:
+        """Move the reconstruction on to `state`, by several threads: what each tensor became."""
         chain = self._chain
         arrays = chain.table.check(state)
         rules = self._rules if codec is None else Rules(codec)
         codecs = [rules.of(name) for name in chain.table.names]
         flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
-        changed: set[int] = set()
         self._tensors.begin(flat, codecs, steps)
-
-        def advance(i: int) -> Coded:
-            entry, *parts = self._tensors.code(i, flat, codecs[i], changed)
-            if entry.kind != "same":
-                chain.advance(i, entry, parts)
-            return entry, *parts
-
         chain.sequence += 1
-        for i, (entry, *parts) in threads.each(workers, advance, self._levels):
-            if entry.kind != "same":
-                changed.add(i)
-            yield i, entry, parts
+        for level in self._levels:
+            parts: list[list[np.ndarray] | bytes] = []
+            for job, part in threads.ordered(workers, _advance, self._jobs(workers, level)):
+                parts.append(part)
+                if job.last:
+                    yield self._made(job.coding, parts)
+                    parts = []
+
+    def _jobs(self, workers: Executor, level: list[int]) -> Iterator[Job]:
+        chain = self._chain
+        for coding in threads.ordered(workers, self._tensors.plan, level):
+            if coding.entry.kind == "same":
+                yield Job(coding, None, range(0), 0)
+                continue
+            change = chain.change(coding.i, coding.entry, coding.shared)
+            count = len(chain.table.tiles[coding.i])
+            for tiles in groups(count):
+                yield Job(coding, change, tiles, count)
+
+    def _made(self, coding: Coding, parts: list[list[np.ndarray] | bytes]) -> Made:
+        table, i = self._chain.table, coding.i
+        dtype, shape = table.dtypes[i], table.shapes[i]
+        entry = self._tensors.settle(coding)
+        if entry.kind == "same":
+            return Made(i, entry)
+        pools = [pool for pool, _, _ in shared_parts(entry, dtype, shape)]
+        pooled = list(zip(pools, coding.shared, strict=True))
+        chunks = []
+        if part := tile_part(entry, dtype, shape):
+            for data in parts:
+                if isinstance(data, bytes):
+                    chunks.append((large(part[0]), data))
+                else:
+                    pooled += [(part[0], symbols) for symbols in data]
+        return Made(i, entry, pooled, chunks)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some tiles of a tensor that are coded together."""
+
+    coding: Coding
+    change: Callable[[int, np.ndarray | None], None] | None  # None: there is none
+    tiles: range
+    count: int  # of all tiles of the tensor
+
+    @property
+    def last(self) -> bool:
+        return self.tiles.stop == self.count
+
+
+def _advance(job: Job) -> tuple[Job, list[np.ndarray] | bytes]:
+    """Move some tiles on; their symbols, those of a large tensor as a chunk."""
+    parts: list[np.ndarray] = []
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for j in job.tiles:
+            assert job.change is not None
+            symbols = job.coding.symbols(j)
+            job.change(j, symbols)
+            if symbols is not None:
+                job.coding.moved[j] = bool(symbols.any())
+                parts.append(symbols)
+            job.coding.after(j)
+    return job, compress(parts) if parts and job.count > 1 else parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,15 @@ def real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)
 
 
+@cache
 def positive_range(dtype: np.dtype[Any]) -> tuple[float, float]:
     """Smallest and largest positive finite number of a roomy dtype."""
     native = dtype.newbyteorder("=")
     infinity = np.array([np.inf], native).view(f"u{dtype.itemsize}")
     smallest, largest = np.concatenate([infinity * 0 + 1, infinity - 1]).view(native)
     return float(smallest), float(largest)
+
+
+def largest(values: np.ndarray) -> float:
+    """Largest absolute value, 0 of none; not finite where one is not."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0

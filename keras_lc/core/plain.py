@@ -18,7 +18,6 @@ from keras_lc.core.encoder import DeltaEncoder
 from keras_lc.core.floats import is_float
 from keras_lc.core.presets import CodecLike
 from keras_lc.core.spec import Role, TensorSpec
-from keras_lc.core.streams import packed_size
 from keras_lc.dtypes import dtype_name, parse_dtype
 from keras_lc.errors import DamagedError, OptionError
 
@@ -173,8 +172,8 @@ def report(
     encoder = DeltaEncoder(base, codec, specs)
     rows = []
     with workers.start() as threads:
-        for i, entry, parts in encoder.code(threads, state, None, None):
-            spec = encoder.specs[i]
+        for made in encoder.code(threads, state, None, None):
+            spec = encoder.specs[made.i]
             live = np.asarray(state[spec.name])
             error = np.full(1, np.nan)
             if is_float(live.dtype) and live.size:
@@ -185,8 +184,8 @@ def report(
                 Stored(
                     spec.name,
                     spec.role,
-                    entry.kind,
-                    8 * sum(map(packed_size, parts)) / max(1, live.size),
+                    made.entry.kind,
+                    8 * made.nbytes / max(1, live.size),
                     float(np.sqrt(np.mean(np.square(error)))),
                     float(error.max()),
                 )

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from keras_lc.core.floats import is_float
+from keras_lc.core.tiles import cut
 from keras_lc.errors import MismatchError, OptionError
 
 Role = Literal["weight", "first_moment", "second_moment", "exact"]
@@ -68,6 +69,7 @@ class TensorTable:
         self.dtypes = [array.dtype for array in arrays]
         self.shapes = [array.shape for array in arrays]
         self.sizes = [prod(shape) for shape in self.shapes]
+        self.tiles = [cut(size) for size in self.sizes]
         self.index = {name: i for i, name in enumerate(self.names)}
         rows = [
             [name, dtype.name, dtype.str, list(shape)]

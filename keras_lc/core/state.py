@@ -1,13 +1,13 @@
 """The state of a chain of deltas, the same on the writing and on the reading side.
 
-Each tensor is held as its last codec left it (`Exact`, `Lattice`, `LogLevel`, `Scaled`), and
-`Chain.advance` moves it on by one delta. Encoder and decoder both go through here, so that
-they cannot disagree. States are never changed, only replaced.
+Each tile of a tensor is held as its last codec left it (`Exact`, `Lattice`, `LogLevel`,
+`Scaled`), and `Chain.change` moves it on by one delta. Encoder and decoder both go through
+here, so that they cannot disagree. States are never changed, only replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -19,6 +19,7 @@ from keras_lc.core.codecs.outer import Scale
 from keras_lc.core.floats import is_float, is_roomy, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.spec import TensorTable
+from keras_lc.core.tiles import every
 from keras_lc.errors import DamagedError
 
 State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
@@ -27,15 +28,22 @@ State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
 class Reconstruction(Mapping[str, np.ndarray]):
     """A state as a decoder sees it; each array is made when asked for, and read-only."""
 
-    def __init__(self, table: TensorTable, states: Sequence[State]):
+    def __init__(self, table: TensorTable, tensors: Sequence[Sequence[State]]):
         self._table = table
-        self._states = states
+        self._tensors = tensors
 
     def __getitem__(self, name: str) -> np.ndarray:
         i = self._table.index[name]
-        view: np.ndarray = self._states[i].value().reshape(self._table.shapes[i]).view()
-        view.flags.writeable = False
-        return view
+        tensor = self._tensors[i]
+        if len(tensor) == 1:
+            whole = tensor[0].value()
+        else:
+            whole = np.empty(self._table.sizes[i], self._table.dtypes[i])
+            for tile, state in zip(self._table.tiles[i], tensor, strict=True):
+                whole[tile] = state.value()
+        array: np.ndarray = whole.reshape(self._table.shapes[i]).view()
+        array.flags.writeable = False
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.names)
@@ -49,26 +57,32 @@ class Chain:
 
     def __init__(self, base: Mapping[str, np.ndarray]):
         self.table = TensorTable(base)
-        self.states: list[State] = [
-            exact.Exact(np.array(base[name], order="C").reshape(-1)) for name in self.table.names
-        ]
+        self.tensors: list[list[State]] = []
+        for name, tiles in zip(self.table.names, self.table.tiles, strict=True):
+            flat = np.ascontiguousarray(base[name]).reshape(-1)
+            self.tensors.append([exact.Exact(flat[tile].copy()) for tile in tiles])
         self.references = [-1] * len(self.table.names)
         self.sequence = 0
 
     @property
     def reconstruction(self) -> Reconstruction:
         """The state now; later deltas do not change it."""
-        return Reconstruction(self.table, tuple(self.states))
+        return Reconstruction(self.table, [tuple(tensor) for tensor in self.tensors])
+
+    def sample(self, i: int, step: int) -> np.ndarray:
+        """Every `step`-th value of tensor `i`."""
+        pairs = zip(self.table.tiles[i], self.tensors[i], strict=True)
+        return np.concatenate([state.value()[every(step, tile)] for tile, state in pairs])
 
     def refer(self, references: list[int]) -> None:
         """Say which tensors are coded with the help of which others (-1: none)."""
         for i, of in enumerate(references):
             if of >= 0 and not (
-                self.table.sizes[of] == self.table.sizes[i] and is_float(self.table.dtypes[of])
+                self.table.shapes[of] == self.table.shapes[i] and is_float(self.table.dtypes[of])
             ):
                 raise DamagedError(
                     f"{self.table.names[i]!r} refers to {self.table.names[of]!r}, which is no "
-                    "float tensor of its size."
+                    "float tensor of its shape."
                 )
         self.references = references
 
@@ -84,63 +98,109 @@ class Chain:
             levels[depth].append(i)
         return levels
 
-    def reference(self, i: int) -> State | None:
-        """State of the moment that tensor `i` is coded with: the second moment of a first
-        moment, the first moment of a weight."""
-        return self.states[self.references[i]] if self.references[i] >= 0 else None
+    def reference(self, i: int, j: int) -> State | None:
+        """State of the moment that tile `j` of tensor `i` is coded with: the second moment of
+        a first moment, the first moment of a weight."""
+        return self.tensors[self.references[i]][j] if self.references[i] >= 0 else None
 
-    def direction(self, i: int) -> np.ndarray | None:
-        """The integers of the first moment of weight `i`, where there are any."""
-        moment = self.reference(i)
+    def direction(self, i: int, j: int) -> np.ndarray | None:
+        """The integers of the first moment in tile `j` of weight `i`, where there are any."""
+        moment = self.reference(i, j)
         return moment.integers() if isinstance(moment, first.Scaled) else None
 
-    def foreseen(self, i: int, params: list[Any]) -> np.ndarray:
-        """Weight `i` after a step of the optimizer, by its moments as they are now."""
-        moment = self.references[i]
-        if moment < 0:
+    def foreseen(self, i: int, j: int, params: list[Any]) -> np.ndarray:
+        """Tile `j` of weight `i` after a step of the optimizer, by its moments as they are."""
+        moment = self.reference(i, j)
+        if moment is None:
             raise DamagedError("an update is foreseen from a moment that is not there.")
-        m, v = self.states[moment].value(), self.reference(moment)
-        return update.predict(self.states[i].value(), m, v and v.value(), params)
+        scale = self.reference(self.references[i], j)
+        v = scale.value() if scale is not None else None
+        return update.predict(self.tensors[i][j].value(), moment.value(), v, params)
 
-    def as_lattice(self, i: int) -> lattice.Lattice:
-        state = self.states[i]
+    def as_lattice(self, i: int, j: int) -> lattice.Lattice:
+        state = self.tensors[i][j]
         return state if isinstance(state, lattice.Lattice) else lattice.start(state.value())
 
-    def as_levels(self, i: int) -> second.LogLevel | np.ndarray:
-        """The levels of second moment `i`, or its exact values where it has none yet."""
-        state = self.states[i]
+    def as_levels(self, i: int, j: int) -> second.LogLevel | np.ndarray:
+        """The levels of a tile of second moment `i`, or its exact values where it has none."""
+        state = self.tensors[i][j]
         return state if isinstance(state, second.LogLevel) else state.value()
 
-    def advance(self, i: int, entry: blobs.Entry, parts: Sequence[np.ndarray]) -> None:
-        """Move tensor `i` on by one delta."""
+    def change(
+        self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray]
+    ) -> Callable[[int, np.ndarray | None], None]:
+        """How a delta changes tensor `i`: a function that moves tile `j` on by its symbols.
+
+        Args:
+            i: number of the tensor.
+            entry: what the delta says of it.
+            shared: the symbols that are not of single tiles.
+        """
+        tensor, tiles = self.tensors[i], self.table.tiles[i]
         dtype, matrix = self.table.dtypes[i], view(self.table.shapes[i])
         if entry.kind in LOSSY and not is_roomy(dtype):
             raise DamagedError(f"{self.table.names[i]!r}, a tensor of {dtype}, cannot be lossy.")
+        move: Callable[[int, Any], State]
         match entry.kind:
-            case "difference" | "plain":
-                reference = self.states[i].value()
-                self.states[i] = exact.decode(parts[0], reference, entry.kind == "difference")
+            case "plain":
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    return exact.decode(symbols, dtype, None)
+
+            case "difference":
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    return exact.decode(symbols, dtype, tensor[j].value())
+
             case "update":
-                self.states[i] = exact.decode(parts[0], self.foreseen(i, entry.params), True)
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    return exact.decode(symbols, dtype, self.foreseen(i, j, entry.params))
+
             case "lattice":
                 step = lattice.Step.read(entry.params, matrix)
-                k = parts[0] if step.corrected else None
-                sides = list(parts[step.corrected :])
-                factors = outer.read(step.scale, sides, matrix) if step.scale else None
-                direction = self.direction(i) if step.beta else None
-                self.states[i] = lattice.advance(self.as_lattice(i), step, k, direction, factors)
+                factors = outer.read(step.scale, list(shared), matrix) if step.scale else None
+
+                def move(j: int, symbols: np.ndarray | None) -> State:
+                    direction = self.direction(i, j) if step.beta else None
+                    before = self.as_lattice(i, j)
+                    return lattice.advance(before, step, symbols, direction, factors, tiles[j])
+
             case "second":
-                self.states[i] = second.advance(self.as_levels(i), matrix, entry.params[0], *parts)
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    before, params = self.as_levels(i, j), entry.params
+                    return second.advance(before, matrix, tiles[j], params[0], shared[0], symbols)
+
             case "first":
-                self.states[i] = first.advance(parts[0], entry.params[0], self.reference(i), dtype)
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    scale = self.reference(i, j)
+                    return first.advance(symbols, entry.params[0], scale, dtype, tiles[j])
+
             case "outer":
                 scale = Scale.read(entry.params, matrix)
-                moment = outer.read(scale, list(parts), matrix)
-                self.states[i] = first.advance(moment, scale.unit, self.reference(i), dtype)
+                moment = outer.read(scale, list(shared), matrix)
+
+                def move(j: int, symbols: None) -> State:
+                    return first.advance(moment, scale.unit, self.reference(i, j), dtype, tiles[j])
+
             case "buckets":
-                self.states[i] = buckets.advance(self.states[i].value(), entry.params, parts[0])
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    return buckets.advance(tensor[j].value(), entry.params, symbols)
+
             case "blocks":
-                self.states[i] = blocks.advance(parts[0], parts[1], dtype)
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    first = tiles[j].start // blocks.BLOCK
+                    scales = shared[0][first : first + blocks.blocks(symbols.size)]
+                    return blocks.advance(scales, symbols, dtype)
+
+        def change(j: int, symbols: np.ndarray | None) -> None:
+            tensor[j] = move(j, symbols)
+
+        return change
 
 
 LOSSY = ("lattice", "second", "first", "outer", "buckets", "blocks")
@@ -148,30 +208,34 @@ _INT16, _INT32 = np.dtype(np.int16), np.dtype(np.int32)
 Part = tuple[str, np.dtype[Any], int]  # pool, dtype and number of symbols
 
 
-def parts_of(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...]) -> list[Part]:
-    """The symbols of a tensor coded as `entry` says, part by part."""
-    size, matrix = prod(shape), view(shape)
+def shared_parts(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...]) -> list[Part]:
+    """The symbols of a tensor coded as `entry` says that are not of single tiles."""
+    matrix = view(shape)
     match entry.kind:
-        case "same":
-            return []
         case "lattice":
-            step = lattice.Step.read(entry.params, matrix)
-            single: list[Part] = [("weight", _INT32, size)] if step.corrected else []
-            return single + (_sides("weight", step.scale, matrix) if step.scale else [])
+            scale = lattice.Step.read(entry.params, matrix).scale
+            return _sides("weight", scale, matrix) if scale else []
         case "second":
-            return [("axes", _INT16, matrix.sides), ("second", _INT16, size)]
-        case "first":
-            return [("first", _INT32, size)]
+            return [("axes", _INT16, matrix.sides)]
         case "outer":
             return _sides("first", Scale.read(entry.params, matrix), matrix)
-        case "buckets":
-            return [("buckets", _INT16, size)]
         case "blocks":
             bits = np.dtype(f"i{real_dtype(dtype).itemsize}")
-            scales = f"scale{8 * bits.itemsize}"
-            return [(scales, bits, blocks.blocks(size)), ("blocks", _INT16, size)]
-    symbols = exact.symbol_count(dtype, size)
-    return [(f"{entry.kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), symbols)]
+            return [(f"scale{8 * bits.itemsize}", bits, blocks.blocks(prod(shape)))]
+    return []
+
+
+def tile_part(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Part | None:
+    """The symbols that are: the number is that of each value."""
+    match entry.kind:
+        case "same" | "outer":
+            return None
+        case "lattice":
+            step = lattice.Step.read(entry.params, view(shape))
+            return ("weight", _INT32, 1) if step.corrected else None
+        case "first" | "second" | "buckets" | "blocks":
+            return entry.kind, _INT16, 1
+    return f"{entry.kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), exact.symbol_count(dtype)
 
 
 def _sides(pool: str, scale: Scale, matrix: Matrix) -> list[Part]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy as np
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
 from keras_lc.core.floats import is_float, is_roomy, positive_range, real_dtype
-from keras_lc.core.matrix import view
+from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.presets import LC, Balanced, Codec, Int8
 from keras_lc.core.spec import TensorSpec
 from keras_lc.core.state import Chain
+from keras_lc.core.tiles import every
 
 _SAMPLE = 4096
 _STEP = 12.0  # square of the step of a quantiser, in variances of its error
@@ -21,13 +23,42 @@ _MOMENT = 1.0  # error of a first moment, as what it does to the weights, to tha
 _MEMORY = 0.9  # of a first moment, from step to step
 _SLOW = 0.25  # movements below this share of the farthest one count as much as it
 _SPARE = 8  # outer products expected beyond those of the last time
-Coded = tuple[Any, ...]  # an entry of the table, and its symbols part by part
+_DENSE = 1 << 15  # values on which differences are tried
+_EMPTY: list[Any] = [1.0, 0, []]  # the scale of no outer products
+_WEIGHED = 7  # of a large second moment, one value in so many is weighed for its factor
+
+
+def _nothing(_: int) -> None:
+    return None
+
+
+@dataclass
+class Coding:
+    """How one tensor is coded this time.
+
+    Attributes:
+        i: its number.
+        entry: what the table of the delta says of it, but for what `settle` adds.
+        shared: symbols that are not of single tiles.
+        symbols: those of a tile by its number, where there are any.
+        after: called when the tile has been moved on.
+        settle: the entry, when it is known whether any symbol of a tile is not zero.
+        moved: which tiles have such symbols.
+    """
+
+    i: int
+    entry: blobs.Entry
+    shared: list[np.ndarray] = field(default_factory=list)
+    symbols: Callable[[int], np.ndarray | None] = _nothing
+    after: Callable[[int], None] = _nothing
+    settle: Callable[[bool], blobs.Entry] | None = None
+    moved: dict[int, bool] = field(default_factory=dict)
 
 
 class Tensors:
     """Codes the tensors of one state after another, each against what a decoder has.
 
-    `references` as in `Chain.refer`. Different tensors may be coded by different threads.
+    `references` as in `Chain.refer`. Different tensors may be planned by different threads.
     """
 
     def __init__(self, chain: Chain, specs: Sequence[TensorSpec], references: Sequence[int]):
@@ -47,197 +78,328 @@ class Tensors:
             and is_float(chain.table.dtypes[chain.table.index[spec.of]])
         }
         # a few values of each tensor as they were live, to measure how far it has moved
-        self._seen = [_sample(state.value()) for state in chain.states]
+        self._seen = [chain.sample(i, _every(size)) for i, size in enumerate(chain.table.sizes)]
         self._fastest = [0.0] * len(specs)  # the farthest that each has moved at once
         self._coast = [0.0] * len(specs)  # how far each would go on, by its moment
         self._ranks = [0] * len(specs)  # how many outer products each has needed
+        # how far each is from its anchor, at most
+        self._reach = [lattice.reach(tensor) for tensor in chain.tensors]
         self._tables: dict[Codec, dict[int, float]] = {}  # buckets that tensors share
+        self._state: Sequence[np.ndarray] = ()
+        self._codecs: Sequence[Codec] = ()
         self._steps: int | None = None
+        self._changed: set[int] = set()
 
     def begin(
         self, state: Sequence[np.ndarray], codecs: Sequence[Codec], steps: int | None
     ) -> None:
         """Begin a delta: its state (flat arrays), the codec of each tensor, and the steps of
         the optimizer since the state before."""
-        self._steps = steps
+        self._state, self._codecs, self._steps = state, codecs, steps
+        self._changed.clear()
         with np.errstate(over="ignore", invalid="ignore"):
-            self._tables = self._shared(state, codecs)
+            self._tables = self._shared()
 
-    def _lossy(self, i: int, codec: Codec) -> str | None:
-        """How a codec stores tensor `i`; None for bit for bit."""
+    def _lossy(self, i: int) -> str | None:
+        """How tensor `i` is stored by its codec; None for bit for bit."""
         table = self._chain.table
         roomy = table.sizes[i] and is_roomy(table.dtypes[i])
-        return codec.kinds.get(self._specs[i].role) if roomy else None
+        return self._codecs[i].kinds.get(self._specs[i].role) if roomy else None
 
-    def code(self, i: int, state: Sequence[np.ndarray], codec: Codec, changed: set[int]) -> Coded:
-        """How tensor `i` of a state is stored this time: the lossy way where the codec has one
-        and the values allow it, else bit for bit. `changed` are the tensors that this delta
-        has changed so far."""
-        array, kind = state[i], self._lossy(i, codec)
+    def plan(self, i: int) -> Coding:
+        """How tensor `i` is stored this time: the lossy way where its codec has one and the
+        values allow it, else bit for bit. Those that it refers to have been settled."""
+        array, codec, kind = self._state[i], self._codecs[i], self._lossy(i)
         lossy = None
         # products of large values leave the range of the dtype: those go bit for bit
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             match codec, kind:
                 case Balanced(), "lattice":
-                    lossy = self._lattice(i, state, codec)
+                    lossy = self._lattice(i, codec)
                 case Balanced(), "first":
-                    lossy = self._first(i, state, codec, changed)
+                    lossy = self._first(i, codec)
                 case Balanced(), "second":
-                    moment = self._moments.get(i)
-                    beside = None if moment is None else state[moment]
-                    lossy = self._second(i, array, beside, codec.levels)
+                    lossy = self._second(i, self._moments.get(i), codec.levels)
                 case Int8(), "second":
-                    lossy = self._second(i, array, None, True)
+                    lossy = self._second(i, None, True)
                 case Int8(), "blocks":
-                    coded = blocks.encode(array)
-                    lossy = coded and (blobs.Entry("blocks", []), *coded)
+                    lossy = self._blocks(i)
                 case LC(), "buckets":
-                    lossy = self._buckets(i, array, codec, self._tables.get(codec))
-            if kind == "lattice" and np.isfinite(moved := self._moved(i, array)):
+                    lossy = self._buckets(i, codec)
+            if kind == "lattice" and np.isfinite(moved := self._moved(i)):
                 self._fastest[i] = max(self._fastest[i], moved)
-            coded = lossy or self._exact(i, array)
-        self._seen[i] = _sample(array)
-        return coded
+            coding = lossy or self._exact(i)
+            if coding.entry.kind not in ("lattice", "same"):
+                self._reach[i] = 0.0
+        self._seen[i] = _sample(array).copy()
+        return coding
 
-    def _exact(self, i: int, array: np.ndarray) -> Coded:
-        reference = self._chain.states[i].value()
-        if exact.same(array, reference):
-            return (blobs.Entry("same", []),)
-        params = self._foreseen(i, array, reference)
+    def settle(self, coding: Coding) -> blobs.Entry:
+        """The entry of a tensor whose tiles have all been moved on."""
+        entry = coding.entry
+        if coding.settle is not None:
+            entry = coding.settle(any(coding.moved.values()))
+        if entry.kind != "same":
+            self._changed.add(coding.i)
+        return entry
+
+    def _tiles(self, i: int) -> Iterator[tuple[int, slice, np.ndarray]]:
+        """Number, place and live values of each tile of tensor `i`."""
+        for j, tile in enumerate(self._chain.table.tiles[i]):
+            yield j, tile, self._state[i][tile]
+
+    def _matrix(self, i: int, codec: Balanced) -> Matrix:
+        """Tensor `i` as the matrix whose outer products are stored."""
+        return view(self._chain.table.shapes[i]) if codec.matrices else Matrix(1, 0)
+
+    def _exact(self, i: int) -> Coding:
+        array, tensor, tiles = self._state[i], self._chain.tensors[i], self._chain.table.tiles[i]
+        if all(exact.same(values, tensor[j].value()) for j, _, values in self._tiles(i)):
+            return Coding(i, blobs.Entry("same", []))
+        params = self._foreseen(i)
         if params is not None:
-            symbols = exact.difference(array, self._chain.foreseen(i, params))
-            return blobs.Entry("update", params), symbols
-        as_difference, symbols = exact.encode(array, reference)
-        return blobs.Entry("difference" if as_difference else "plain", []), symbols
 
-    def _foreseen(self, i: int, array: np.ndarray, reference: np.ndarray) -> list[float] | None:
-        """How the optimizer came from `reference` to `array`, where the moments tell."""
-        moment = self._chain.references[i]
+            def symbols(j: int) -> np.ndarray:
+                return exact.difference(array[tiles[j]], self._chain.foreseen(i, j, params))
+
+            return Coding(i, blobs.Entry("update", params), symbols=symbols)
+        step = array.size // _DENSE | 1
+        if exact.worth(array[::step], self._chain.sample(i, step)):
+
+            def symbols(j: int) -> np.ndarray:
+                return exact.difference(array[tiles[j]], tensor[j].value())
+
+            return Coding(i, blobs.Entry("difference", []), symbols=symbols)
+        return Coding(i, blobs.Entry("plain", []), symbols=lambda j: exact.plain(array[tiles[j]]))
+
+    def _foreseen(self, i: int) -> list[float] | None:
+        """How the optimizer came from the last state of weight `i` to this one, where the
+        moments tell."""
+        chain, moment = self._chain, self._chain.references[i]
         if moment < 0 or self._specs[i].role != "weight":
             return None
-        m, v = self._chain.states[moment].value(), self._chain.reference(moment)
-        return update.fit(array, reference, m, v and v.value())
+        step = _every(chain.table.sizes[i])
+        scale = chain.references[moment]
+        v = chain.sample(scale, step) if scale >= 0 else None
+        now, m = self._state[i][::step], chain.sample(moment, step)
+        return update.fit(now, chain.sample(i, step), m, v)
 
-    def _moved(self, i: int, array: np.ndarray) -> float:
+    def _moved(self, i: int) -> float:
         """Root mean square of the movement of tensor `i` since the last delta."""
+        array = self._state[i]
         real = real_dtype(array.dtype)
         return _rms(_sample(array).astype(real) - self._seen[i].astype(real))
 
-    def _noise(self, i: int, array: np.ndarray, codec: Balanced) -> float:
+    def _noise(self, i: int, codec: Balanced) -> float:
         """The variance that the error of weight `i` may have; 0 where it has not moved.
 
         It follows the movement down to a share of the farthest one: when the learning rate
         has decayed, what is still to come is too little to be finer about.
         """
-        real = real_dtype(array.dtype)
-        moved = self._moved(i, array)
-        allowed = codec.largest_share * _rms(array.astype(real, copy=False))
+        moved, array = self._moved(i), self._state[i]
+        allowed = codec.largest_share * _rms(array.astype(real_dtype(array.dtype), copy=False))
         if moved:
             moved = max(moved, _SLOW * self._fastest[i])
         return min(codec.tolerance * moved, allowed or np.inf) ** 2
 
-    def _lattice(self, i: int, state: Sequence[np.ndarray], codec: Balanced) -> Coded | None:
-        array, before = state[i], self._chain.as_lattice(i)
-        target = array.astype(real_dtype(array.dtype))
-        largest = float(np.abs(target).max())
-        noise = self._noise(i, target, codec)
+    def _lattice(self, i: int, codec: Balanced) -> Coding | None:
+        chain, array = self._chain, self._state[i]
+        noise, matrix = self._noise(i, codec), self._matrix(i, codec)
         if not np.isfinite(noise):
             return None
-        direction, matrix = self._chain.direction(i), view(self._chain.table.shapes[i])
-        if noise == 0 and before.exponent is not None:
-            exponent, direction = before.exponent, None  # nothing new to be finer about
+        real, whole = real_dtype(array.dtype), bool(matrix and noise)
+        survey, ways, moments = lattice.Survey(self._reach[i]), [], []
+        for j, tile, values in self._tiles(i):
+            moment = chain.direction(i, j)
+            target = values.astype(real, copy=False)
+            way = survey.look(target, chain.as_lattice(i, j), moment)
+            part = slice(None) if whole else every(_every(array.size), tile)
+            ways.append(way if whole else way[part].copy())
+            if moment is not None:
+                moments.append(moment[part])
+        way, direction = np.concatenate(ways), np.concatenate(moments) if moments else None
+        del ways, moments
+        if noise == 0 and survey.exponent is not None:
+            exponent, direction = survey.exponent, None  # nothing new to be finer about
         else:
-            noise = noise or (codec.tolerance * _rms(target - before.position())) ** 2
-            exponent = lattice.choose_exponent((_STEP * noise) ** 0.5, largest, target.dtype)
-        ahead = self._lost_momentum(i, state) if matrix and noise else None
-        coded = lattice.encode(
-            target, before, exponent, direction, matrix, noise, self._ranks[i], ahead
-        )
-        if (
-            coded is None
-            or largest + 2 * lattice.FAR * 2.0**exponent > positive_range(array.dtype)[1]
-        ):
+            noise = noise or (codec.tolerance * _rms(way)) ** 2
+            exponent = lattice.choose_exponent((_STEP * noise) ** 0.5, survey.largest, real)
+        reach = survey.largest + 2 * lattice.FAR * 2.0**exponent
+        if not reach <= positive_range(array.dtype)[1]:
+            return None
+        if whole:
+            ahead = self._lost_momentum(i)
+            return self._approximated(i, way, direction, survey, exponent, matrix, noise, ahead)
+        if direction is None and survey.farthest <= 2.0**exponent / 2:
+            return Coding(i, blobs.Entry("same", []))
+        step = lattice.follow(way, direction, survey, exponent)
+        if step is None:
+            return None
+        self._reach[i] = survey.reach
+
+        def symbols(j: int) -> np.ndarray:
+            target = array[chain.table.tiles[i][j]].astype(real, copy=False)
+            moment = chain.direction(i, j) if step.beta else None
+            return lattice.correct(target, chain.as_lattice(i, j), step, moment)
+
+        def settle(moved: bool) -> blobs.Entry:
+            return blobs.Entry("lattice", replace(step, corrected=moved).write())
+
+        return Coding(i, blobs.Entry("lattice", step.write()), symbols=symbols, settle=settle)
+
+    def _approximated(
+        self,
+        i: int,
+        way: np.ndarray,
+        direction: np.ndarray | None,
+        survey: lattice.Survey,
+        exponent: int,
+        matrix: Matrix,
+        noise: float,
+        ahead: np.ndarray | None,
+    ) -> Coding | None:
+        rank = self._ranks[i]
+        coded = lattice.approximate(way, direction, survey, exponent, matrix, noise, rank, ahead)
+        if coded is None:
             return None
         step, k, factors = coded
         if not (step.beta or step.corrected or factors):
-            return (blobs.Entry("same", []),)
-        self._ranks[i] = factors.scale.rank + _SPARE if factors else 0
-        sides = factors.symbols() if factors else []
-        return blobs.Entry("lattice", step.write()), *([k] if step.corrected else []), *sides
+            return Coding(i, blobs.Entry("same", []))
+        self._ranks[i] = (factors.scale.rank if factors else 0) + _SPARE
+        self._reach[i] = survey.reach
+        shared, tiles = factors.symbols() if factors else [], self._chain.table.tiles[i]
+        return Coding(
+            i,
+            blobs.Entry("lattice", step.write()),
+            shared,
+            _nothing if k is None else lambda j: k[tiles[j]],
+        )
 
-    def _second(
-        self, i: int, array: np.ndarray, m: np.ndarray | None, levels: bool
-    ) -> Coded | None:
-        before = self._chain.as_levels(i)
-        exact_values = (array,) if isinstance(before, second.LogLevel) else (array, before)
-        if not all(np.isfinite(v).all() and (v >= 0).all() for v in exact_values):
-            return None
-        matrix = view(self._chain.table.shapes[i])
-        factor, axes, moves = second.encode(array, m, before, matrix, levels)
-        unmoved = isinstance(before, second.LogLevel) and before.factor == factor
-        if unmoved and not moves.any() and not axes.any():
-            return (blobs.Entry("same", []),)
-        return blobs.Entry("second", [factor]), axes, moves
+    def _second(self, i: int, beside: int | None, levels: bool) -> Coding | None:
+        """`beside` is the first moment that goes with it."""
+        chain, v, tiles = self._chain, self._state[i], self._chain.table.tiles[i]
+        for j, _, values in self._tiles(i):
+            before = chain.as_levels(i, j)
+            exact_values = (values,) if isinstance(before, second.LogLevel) else (values, before)
+            if not all(v.min() >= 0 and np.isfinite(v.max()) for v in exact_values):
+                return None
+        matrix, first_tile = view(chain.table.shapes[i]), chain.tensors[i][0]
+        axes = second.axes(v, matrix)
+        chained = isinstance(first_tile, second.LogLevel)
+        drift = axes - first_tile.axes if chained else axes
+        weighed: dict[int, np.ndarray] = {}
 
-    def _first(
-        self, i: int, state: Sequence[np.ndarray], codec: Balanced, changed: set[int]
-    ) -> Coded | None:
-        scale = self._chain.reference(i)
-        ratio = first.ratio(state[i], scale)
-        if ratio is None:
+        def symbols(j: int) -> np.ndarray:
+            return second.moves(v[tiles[j]], chain.as_levels(i, j), axes, matrix, tiles[j], levels)
+
+        def after(j: int) -> None:
+            part = every(_WEIGHED if len(tiles) > 1 else 1, tiles[j])
+            m = None if beside is None else self._state[beside][tiles[j]][part]
+            weighed[j] = second.sums(v[tiles[j]][part], m, chain.tensors[i][j].value(part))
+
+        def settle(moved: bool) -> blobs.Entry:
+            factor = second.factor(np.sum([weighed[j] for j in sorted(weighed)], axis=0))
+            if chained and not moved and not drift.any() and factor == first_tile.factor:
+                factor = first_tile.factor
+                entry = blobs.Entry("same", [])
+            else:
+                entry = blobs.Entry("second", [factor])
+            tensor = chain.tensors[i]
+            tensor[:] = [replace(state, factor=factor) for state in tensor]
+            return entry
+
+        return Coding(i, blobs.Entry("second", [1.0]), [drift], symbols, after, settle)
+
+    def _ratio(self, i: int) -> np.ndarray | None:
+        """First moment `i` in units of the root of the second one, as a decoder has that; None
+        where the numbers are too large or not finite."""
+        tiles = [(values, self._chain.reference(i, j)) for j, _, values in self._tiles(i)]
+        if not all(first.fits(values, scale, 0) for values, scale in tiles):
             return None
-        size, matrix = _rms(ratio), view(self._chain.table.shapes[i])
-        noise = self._moment_noise(i, ratio, state, codec)
+        return np.concatenate([first.ratio(values, scale) for values, scale in tiles])
+
+    def _first(self, i: int, codec: Balanced) -> Coding | None:
+        chain, array, tiles = self._chain, self._state[i], self._chain.table.tiles[i]
+        matrix = self._matrix(i, codec)
+        if matrix:
+            ratio = self._ratio(i)
+            return None if ratio is None else self._products(i, ratio, codec, matrix)
+        stride = _every(array.size)
+        sample = np.concatenate(
+            [
+                first.ratio(values, chain.reference(i, j), every(stride, tile))
+                for j, tile, values in self._tiles(i)
+            ]
+        )
+        noise, size = self._moment_noise(i, sample, codec), _rms(sample)
         if not np.isfinite(noise):
             return None
-        if matrix and size:
-            factors = outer.encode(ratio, matrix, noise, self._ranks[i])
-            if factors is not None and factors.scale.unit < 1e31:
-                self._ranks[i] = factors.scale.rank + _SPARE
-                return blobs.Entry("outer", factors.scale.write()), *factors.symbols()
-            if factors is not None:
-                return None
-        vector = bool(size) and not matrix
-        step = min((_STEP * noise) ** 0.5, size) if vector else 0.0
-        coded = first.encode(ratio, step)
-        if coded is None:
+        step = float(f"{min((_STEP * noise) ** 0.5, size):.3g}")
+        if not (
+            (step == 0 or 1e-30 < step < 1e30)
+            and all(
+                first.fits(values, chain.reference(i, j), step) for j, _, values in self._tiles(i)
+            )
+        ):
             return None
-        step, k = coded
-        before = self._chain.states[i]
-        same = (
-            isinstance(before, first.Scaled)
-            and self._chain.references[i] not in changed
-            and before.unit == step
-            and np.array_equal(before.integers(), k)
-        )
-        return (blobs.Entry("same", []),) if same else (blobs.Entry("first", [step]), k)
+        changed: dict[int, bool] = {}
 
-    def _moment_noise(
-        self, i: int, ratio: np.ndarray, state: Sequence[np.ndarray], codec: Balanced
-    ) -> float:
-        """The variance that the error of a first moment may have, given as its ratio to the
-        root of the second: as much as moves the weights by their own error."""
+        def symbols(j: int) -> np.ndarray:
+            ratio = first.ratio(array[tiles[j]], chain.reference(i, j))
+            k, before = first.encode(ratio, step), chain.tensors[i][j]
+            changed[j] = not (
+                isinstance(before, first.Scaled)
+                and before.unit == step
+                and np.array_equal(before.integers(), k)
+            )
+            return k
+
+        def settle(_: bool) -> blobs.Entry:
+            same = chain.references[i] not in self._changed and not any(changed.values())
+            return blobs.Entry("same", []) if same else blobs.Entry("first", [step])
+
+        return Coding(i, blobs.Entry("first", [step]), symbols=symbols, settle=settle)
+
+    def _products(
+        self, i: int, ratio: np.ndarray, codec: Balanced, matrix: Matrix
+    ) -> Coding | None:
+        noise = self._moment_noise(i, _sample(ratio), codec)
+        if not np.isfinite(noise):
+            return None
+        factors = outer.encode(ratio, matrix, noise, self._ranks[i]) if ratio.any() else None
+        if factors is None:
+            before, changed = self._chain.tensors[i][0], self._chain.references[i] in self._changed
+            nothing = isinstance(before, first.Scaled) and before.nothing and not changed
+            return Coding(i, blobs.Entry("same", []) if nothing else blobs.Entry("outer", _EMPTY))
+        if not factors.scale.unit < 1e31:
+            return None
+        self._ranks[i] = factors.scale.rank + _SPARE
+        return Coding(i, blobs.Entry("outer", factors.scale.write()), factors.symbols())
+
+    def _moment_noise(self, i: int, ratio: np.ndarray, codec: Balanced) -> float:
+        """The variance that the error of first moment `i` may have, a sample of which is given
+        as its ratio to the root of the second: as much as moves the weights by their error."""
         size = _rms(ratio) ** 2
         weight = self._weights.get(i)
         if weight is None:
             return codec.tolerance**2 * size
-        u, now = _sample(ratio), _sample(state[weight]).astype(ratio.dtype)
-        moved = now - self._seen[weight].astype(ratio.dtype)
-        beta = float(u @ moved) / (float(u @ u) or 1.0)
-        before = _MEMORY**self._steps if self._steps else self._likeness(i, state[i])
+        moved = _sample(self._state[weight]).astype(ratio.dtype)
+        moved -= self._seen[weight].astype(ratio.dtype)
+        beta = float(ratio @ moved) / (float(ratio @ ratio) or 1.0)
+        before = _MEMORY**self._steps if self._steps else self._likeness(i)
         self._coast[weight] = beta * _MEMORY / max(1 - before, 1 - _MEMORY)
-        noise = self._noise(weight, state[weight], codec)
+        noise = self._noise(weight, codec)
         if not beta:
             return size / 4  # nothing tells what it does to the weights
         return min((_MOMENT * noise) ** 0.5 / abs(beta), size**0.5) ** 2
 
-    def _likeness(self, i: int, array: np.ndarray) -> float:
+    def _likeness(self, i: int) -> float:
         """How much of first moment `i` is that of the last checkpoint: their correlation."""
-        real = real_dtype(array.dtype)
-        now, then = _sample(array).astype(real), self._seen[i].astype(real)
+        real = real_dtype(self._state[i].dtype)
+        now, then = _sample(self._state[i]).astype(real), self._seen[i].astype(real)
         return float(now @ then) / (_rms(now) * _rms(then) * now.size or 1.0)
 
-    def _lost_momentum(self, i: int, state: Sequence[np.ndarray]) -> np.ndarray | None:
+    def _lost_momentum(self, i: int) -> np.ndarray | None:
         """How far weight `i` would still have gone by the part of its first moment that is not
         stored; it goes there at once instead.
 
@@ -247,57 +409,90 @@ class Tensors:
         one before: `coast` is the quotient, times the movement for each unit of the moment.
         """
         moment, coast = self._chain.references[i], self._coast[i]
-        stored = self._chain.reference(i)
-        if not coast or not isinstance(stored, first.Scaled):
+        if not coast or not isinstance(self._chain.reference(i, 0), first.Scaled):
             return None
-        lost = first.ratio(state[moment], stored.scale)
+        lost = self._ratio(moment)
         if lost is None:
             return None
-        lost -= stored.integers().astype(lost.dtype) * lost.dtype.type(stored.unit)
+        for j, tile, _ in self._tiles(moment):
+            stored = self._chain.tensors[moment][j]
+            lost[tile] -= stored.integers().astype(lost.dtype) * lost.dtype.type(stored.unit)
         lost *= lost.dtype.type(coast)
         return lost if np.isfinite(lost).all() else None
 
-    def _shared(
-        self, state: Sequence[np.ndarray], codecs: Sequence[Codec]
-    ) -> dict[Codec, dict[int, float]]:
+    def _blocks(self, i: int) -> Coding | None:
+        array, tiles = self._state[i], self._chain.table.tiles[i]
+        scales: list[np.ndarray] = []
+        for _, _, values in self._tiles(i):
+            found = blocks.scales(values)
+            if found is None:
+                return None
+            scales.append(found)
+        return Coding(
+            i,
+            blobs.Entry("blocks", []),
+            [np.concatenate(scales)],
+            lambda j: blocks.encode(array[tiles[j]], scales[j]),
+        )
+
+    def _shared(self) -> dict[Codec, dict[int, float]]:
         """The buckets of each `LC` codec that has one table for all of its tensors."""
         found: dict[LC, buckets.Buckets] = {}
-        for i, codec in enumerate(codecs):
-            if isinstance(codec, LC) and codec.table == "model" and self._lossy(i, codec):
-                keys = self._keys(i, state[i])
-                if keys:
-                    found.setdefault(codec, buckets.Buckets()).add(*keys)
+        for i, codec in enumerate(self._codecs):
+            if isinstance(codec, LC) and codec.table == "model" and self._lossy(i):
+                self._fill(found.setdefault(codec, buckets.Buckets()), i)
         return {codec: table.kept(codec.bits) for codec, table in found.items()}
 
-    def _keys(self, i: int, array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        reference = self._chain.states[i].value()
-        finite = np.isfinite(array).all() and np.isfinite(reference).all()
-        return buckets.keys(array, reference) if finite else None
+    def _fill(self, table: buckets.Buckets, i: int) -> None:
+        """Put the movements of tensor `i` into buckets, if they are all finite."""
+        if self._finite(i):
+            for j, _, values in self._tiles(i):
+                table.add(*buckets.keys(values, self._chain.tensors[i][j].value()))
 
-    def _buckets(
-        self, i: int, array: np.ndarray, codec: LC, kept: dict[int, float] | None
-    ) -> Coded | None:
-        keys = self._keys(i, array)
-        if keys is None:
+    def _finite(self, i: int) -> bool:
+        tensor = self._chain.tensors[i]
+        return all(
+            np.isfinite(values).all() and np.isfinite(tensor[j].value()).all()
+            for j, _, values in self._tiles(i)
+        )
+
+    def _buckets(self, i: int, codec: LC) -> Coding | None:
+        chain, array, tiles = self._chain, self._state[i], self._chain.table.tiles[i]
+        if not self._finite(i):
             return None
+        kept = self._tables.get(codec)
         if kept is None:
             own = buckets.Buckets()
-            own.add(*keys)
+            self._fill(own, i)
             kept = own.kept(codec.bits)
-        if not np.isfinite(list(kept.values())).all():
+        centres = list(kept.values())
+        if not np.isfinite(centres).all():
             return None
-        number, centres = buckets.number(keys[1], kept), list(kept.values())
-        if not number.any():
-            return (blobs.Entry("same", []),)
-        after = buckets.advance(self._chain.states[i].value(), centres, number)
-        if not np.isfinite(after.value()).all():
-            return None  # past the largest number of the dtype
-        return blobs.Entry("buckets", centres), number
+
+        def symbols(j: int) -> np.ndarray:
+            _, keys = buckets.keys(array[tiles[j]], chain.tensors[i][j].value())
+            return buckets.number(keys, kept)
+
+        for j in range(len(tiles)):
+            after = buckets.advance(chain.tensors[i][j].value(), centres, symbols(j))
+            if not np.isfinite(after.value()).all():
+                return None  # past the largest number of the dtype
+        entry = blobs.Entry("buckets", centres)
+        return Coding(
+            i,
+            entry,
+            symbols=symbols,
+            settle=lambda moved: entry if moved else blobs.Entry("same", []),
+        )
+
+
+def _every(size: int) -> int:
+    # an odd stride does not fall on the same columns of a matrix again and again
+    return size // _SAMPLE | 1
 
 
 def _sample(array: np.ndarray) -> np.ndarray:
-    # an odd stride does not fall on the same columns of a matrix again and again
-    return array[:: array.size // _SAMPLE | 1].copy()
+    return array[:: _every(array.size)]
 
 
 def _rms(array: np.ndarray) -> float:

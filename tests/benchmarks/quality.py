@@ -36,8 +36,8 @@ from keras_lc.capture.keras import KerasCapture
 from keras_lc.core import LC, Balanced, DeltaEncoder, Int8, Lossless  # noqa: F401 (for --codec)
 from keras_lc.core.blob import unpack
 
-CODECS = ["balanced", "smallest", "lossless", "int8", "lc", "LC(bits=3)", "LC(2, 'model')"]
-CODECS += ["excp", "excp-cap"]
+CODECS = ["balanced", "smallest", "fast", "lc", "LC(2, 'model')", "LC(bits=3)", "excp", "excp-cap"]
+CODECS += ["int8", "lossless"]
 CHECKPOINTS, RESTORES, KEYFRAME = 100, 10, 64
 ROLES = {"weight": "w", "buckets": "w", "first": "m", "second": "v", "axes": "v"}
 layers = keras.layers
@@ -214,7 +214,7 @@ class Coder:
     def _blob(self, arrays):
         blob, roles = self._chain.encode(arrays, steps=self._every), {}
         for pool, data in unpack(blob, len(arrays))[1].items():
-            name = ROLES.get(pool.rstrip("0123456789"), "rest")
+            name = ROLES.get(pool.rstrip("0123456789+"), "rest")
             roles[name] = roles.get(name, 0) + len(data)
         return len(blob), roles
 

@@ -39,30 +39,33 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def encode(target: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The largest absolute value of each block, as the integer of its bits, and `k` for each
-    value (int16); None where a value is not finite."""
-    if not np.isfinite(target).all():
-        return None
+def scales(target: np.ndarray) -> np.ndarray | None:
+    """The largest absolute value of each block of a tile, as the integer of its bits; None
+    where a value is not finite."""
     rows = _rows(target)
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)) + 0.0  # no negative zero
-    scale, lift = _scale(largest)
+    return _symbols(largest, real_dtype(target.dtype)) if np.isfinite(largest).all() else None
+
+
+def encode(target: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """`k` for each value of a tile (int16)."""
+    scale, lift = _scale(_absolute(scales, real_dtype(target.dtype)))
+    rows = _rows(target)
     rows *= lift
     rows /= np.where(scale == 0, 1, scale)
     np.rint(rows, out=rows)
-    k = rows.reshape(-1)[: target.size].astype(np.int16)
-    return _symbols(largest, real_dtype(target.dtype)), k
+    return rows.reshape(-1)[: target.size].astype(np.int16)
 
 
 def advance(scales: np.ndarray, k: np.ndarray, dtype: np.dtype[Any]) -> Exact:
-    """The state after a delta."""
+    """The state of a tile after a delta."""
     real = real_dtype(dtype)
     top = int(_symbols(np.array(positive_range(dtype)[1]), real))
     if not _within(scales, 0, top):
         raise DamagedError(f"a block has a scale that is negative or no number of {dtype}.")
     if not _within(k, -TOP, TOP):
         raise DamagedError(f"a block holds integers beyond {TOP}.")
-    scale, lift = _scale(scales.astype(f"i{real.itemsize}").view(real).astype(np.float64))
+    scale, lift = _scale(_absolute(scales, real))
     rows = _rows(k)
     rows *= scale
     rows /= lift
@@ -85,6 +88,11 @@ def _scale(largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _symbols(largest: np.ndarray, real: np.dtype[Any]) -> np.ndarray:
     """The bits of positive floats as integers, which are in the same order."""
     return largest.astype(real).view(f"i{real.itemsize}")
+
+
+def _absolute(scales: np.ndarray, real: np.dtype[Any]) -> np.ndarray:
+    """The reverse of `_symbols`, in float64."""
+    return scales.astype(f"i{real.itemsize}").view(real).astype(np.float64)
 
 
 def _within(symbols: np.ndarray, low: int, high: int) -> bool:

@@ -18,11 +18,12 @@ from keras_lc.core.codecs.exact import Exact
 from keras_lc.core.floats import real_dtype
 from keras_lc.errors import DamagedError
 
-_NOTHING = -(1 << 20)  # the key of a difference of zero
+_NOTHING, _HIGHEST = -3000, 3000  # the key of a difference of zero; no key is larger
 
 
 def keys(target: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The difference of each value, and the key of its bucket: larger for larger exponents."""
+    """The difference of each value of a tile, and the key of its bucket, larger for larger
+    exponents."""
     real = real_dtype(target.dtype)
     delta = target.astype(real) - reference.astype(real)
     exponent = np.frexp(delta)[1].astype(np.int32)
@@ -36,7 +37,7 @@ class Buckets:
         self._ends: dict[int, tuple[float, float]] = {}
 
     def add(self, delta: np.ndarray, key: np.ndarray) -> None:
-        """Take in the differences of a tensor and their keys."""
+        """Take in the differences of a tile and their keys."""
         found, inverse = np.unique(key, return_inverse=True)
         low, high = np.full(found.size, np.inf), np.full(found.size, -np.inf)
         np.minimum.at(low, inverse, delta)
@@ -53,13 +54,14 @@ class Buckets:
 
 def number(key: np.ndarray, kept: dict[int, float]) -> np.ndarray:
     """The bucket of each value, from 1 in the order of `kept`; 0 where it is not kept."""
-    found, inverse = np.unique(key, return_inverse=True)
-    ranks = {name: rank for rank, name in enumerate(kept, start=1)}
-    return np.array([ranks.get(name, 0) for name in found.tolist()], np.int16)[inverse]
+    ranks = np.zeros(_HIGHEST - _NOTHING + 1, np.int16)
+    for rank, name in enumerate(kept, start=1):
+        ranks[name - _NOTHING] = rank
+    return ranks[key - _NOTHING]
 
 
 def advance(reference: np.ndarray, centres: list[float], number: np.ndarray) -> Exact:
-    """The state after a delta: the reference moved by the representative of each bucket."""
+    """The state of a tile after a delta: the reference, moved by what represents each bucket."""
     real = real_dtype(reference.dtype)
     if not all(isinstance(centre, float) and math.isfinite(centre) for centre in centres):
         raise DamagedError("a bucket is represented by something that is no number.")

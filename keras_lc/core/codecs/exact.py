@@ -17,17 +17,16 @@ from keras_lc.core.floats import is_float
 from keras_lc.core.streams import packed_size
 
 _UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_SAMPLE = 1 << 15
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A tensor known bit for bit."""
+    """A tile known bit for bit."""
 
     array: np.ndarray  # flat, owned
 
-    def value(self) -> np.ndarray:
-        return self.array
+    def value(self, part: slice = slice(None)) -> np.ndarray:
+        return self.array[part]
 
 
 def width(dtype: np.dtype[Any]) -> int:
@@ -40,29 +39,43 @@ def symbol_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"<i{max(2, width(dtype))}")
 
 
-def symbol_count(dtype: np.dtype[Any], size: int) -> int:
-    """How many symbols a tensor takes."""
-    return size * dtype.itemsize // width(dtype)
+def symbol_count(dtype: np.dtype[Any]) -> int:
+    """How many symbols a value takes."""
+    return dtype.itemsize // width(dtype)
 
 
 def _image(array: np.ndarray) -> np.ndarray:
-    unsigned = _UNSIGNED[width(array.dtype)]
-    bits = np.ascontiguousarray(array).view(unsigned)
+    bits = np.ascontiguousarray(array).view(_UNSIGNED[width(array.dtype)])
     if not is_float(array.dtype):
         return bits
-    top = unsigned(1 << (8 * bits.dtype.itemsize - 1))
-    return np.where(bits & top, ~bits, bits | top)
+    image = _negative(bits)
+    image |= _top(bits)
+    image ^= bits
+    return image
 
 
 def _from_image(image: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """The reverse of `_image`; the image is overwritten."""
     if is_float(dtype):
-        top = image.dtype.type(1 << (8 * image.dtype.itemsize - 1))
-        image = np.where(image & top, image & ~top, ~image)
+        turned = ~_negative(image)
+        turned |= _top(image)
+        image ^= turned
     return image.view(dtype)
 
 
+def _top(bits: np.ndarray) -> Any:
+    return bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
+
+
+def _negative(bits: np.ndarray) -> np.ndarray:
+    """All ones where the top bit is set, else zero."""
+    size = bits.dtype.itemsize
+    return (bits.view(f"i{size}") >> (8 * size - 1)).view(bits.dtype)
+
+
 def _signed(image: np.ndarray) -> np.ndarray:
-    return image.view(f"i{image.dtype.itemsize}").astype(f"<i{max(2, image.dtype.itemsize)}")
+    size = image.dtype.itemsize
+    return image.view(f"i{size}").astype(f"<i{max(2, size)}", copy=False)
 
 
 def same(array: np.ndarray, reference: np.ndarray) -> bool:
@@ -71,14 +84,14 @@ def same(array: np.ndarray, reference: np.ndarray) -> bool:
     return bool(np.array_equal(array.view(unsigned), reference.view(unsigned)))
 
 
-def encode(array: np.ndarray, reference: np.ndarray) -> tuple[bool, np.ndarray]:
-    """Symbols of a flat array, and whether they are differences to `reference`."""
-    step = array.size // _SAMPLE | 1
-    here, there = array[::step], reference[::step]
-    as_difference = packed_size(_signed(_image(here) - _image(there))) <= packed_size(
-        _signed(_image(here))
-    )
-    return as_difference, difference(array, reference) if as_difference else _signed(_image(array))
+def worth(array: np.ndarray, reference: np.ndarray) -> bool:
+    """Whether these values take less as differences than by themselves."""
+    return packed_size(difference(array, reference)) <= packed_size(plain(array))
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """Symbols of a flat array by itself."""
+    return _signed(_image(array))
 
 
 def difference(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -86,9 +99,9 @@ def difference(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return _signed(_image(array) - _image(reference))
 
 
-def decode(symbols: np.ndarray, reference: np.ndarray, as_difference: bool) -> Exact:
-    """The tensor that `encode` was given."""
-    image = symbols.astype(_UNSIGNED[width(reference.dtype)])
-    if as_difference:
+def decode(symbols: np.ndarray, dtype: np.dtype[Any], reference: np.ndarray | None) -> Exact:
+    """The array whose symbols, as difference to `reference` where there is one, are given."""
+    image = symbols.astype(_UNSIGNED[width(dtype)])
+    if reference is not None:
         image += _image(reference)
-    return Exact(_from_image(image, reference.dtype))
+    return Exact(_from_image(image, dtype))

@@ -13,21 +13,30 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core.codecs.outer import Outer
-from keras_lc.core.floats import positive_range, real_dtype
+from keras_lc.core.codecs.second import LogLevel
+from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.errors import DamagedError
+
+_MOST = 1 << 15  # integers are smaller
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """A first moment as integers times `unit`, in units of the root of the second moment."""
+    """A tile of a first moment as integers times `unit`, in units of the root of the second."""
 
-    factors: np.ndarray | Outer  # the integers (flat), or what they are the product of
+    factors: np.ndarray | Outer  # the integers (flat), or what those of all tiles are made of
     unit: float
-    scale: Any  # the state of the second moment, or None
+    scale: Any  # the state of the same tile of the second moment, or None
     dtype: np.dtype[Any]
+    tile: slice
 
     def integers(self) -> np.ndarray:
-        return self.factors.integers() if isinstance(self.factors, Outer) else self.factors
+        return self.factors.integers(self.tile) if isinstance(self.factors, Outer) else self.factors
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is zero because there are no outer products."""
+        return isinstance(self.factors, Outer) and self.factors.scale.rank == 0
 
     def value(self) -> np.ndarray:
         real = real_dtype(self.dtype)
@@ -38,33 +47,49 @@ class Scaled:
         return out.astype(self.dtype, copy=False)
 
 
-def ratio(m: np.ndarray, scale: Any) -> np.ndarray | None:
-    """A first moment in units of the root of the second one, flat and of a real dtype; None
-    where the numbers are too large or not finite."""
-    out = m.astype(real_dtype(m.dtype))
-    largest = 1.0
-    if scale is not None:
-        root = np.sqrt(scale.value().astype(out.dtype, copy=False))
-        out = np.divide(out, root, out=np.zeros_like(out), where=root != 0)
-        largest = float(root.max())
-    farthest = float(np.abs(out).max())
-    # twice: rounding may carry a value beyond the largest one
-    return out if 2 * farthest * largest < positive_range(m.dtype)[1] else None
+def ratio(m: np.ndarray, scale: Any, part: slice = slice(None)) -> np.ndarray:
+    """A tile of a first moment, or some of its values, in units of the root of the second one:
+    flat and of a real dtype."""
+    real = real_dtype(m.dtype)
+    if scale is None:
+        return m[part].astype(real)
+    root = np.sqrt(scale.value(part).astype(real, copy=False))
+    out = m[part].astype(real, copy=False) / root
+    if root.size and not root.min() > 0:
+        out[root == 0] = 0
+    return out
 
 
-def encode(ratio: np.ndarray, step: float) -> tuple[float, np.ndarray] | None:
-    """Step and integers of a moment given as `ratio`, all zero for a step of zero; None where
-    they would be too large."""
-    step = float(f"{step:.3g}")
+def fits(m: np.ndarray, scale: Any, step: float) -> bool:
+    """Whether the integers of a tile in such steps, and what they stand for, are small enough;
+    any integers for a step of zero."""
+
+    def within(farthest: float, root: float) -> bool:
+        # twice: rounding may carry a value beyond the largest one
+        small = 2 * farthest * root < positive_range(m.dtype)[1]
+        return small and (step == 0 or farthest < _MOST * step)
+
+    if isinstance(scale, LogLevel) and scale.ends is not None:
+        low, high = (np.sqrt(scale.factor * end) for end in scale.ends)
+        if within(largest(m) / low, high):
+            return True
+    root = 1.0 if scale is None else float(np.sqrt(largest(scale.value())))
+    return within(largest(ratio(m, scale)), root)
+
+
+def encode(ratio: np.ndarray, step: float) -> np.ndarray:
+    """Integers (int16) of a tile given as `ratio`, which is overwritten; all zero for a step
+    of zero."""
     if step == 0:
-        return step, np.zeros(ratio.size, np.int32)
-    if not (1e-30 < step < 1e30 and float(np.abs(ratio).max()) < 1e6 * step):
-        return None
-    return step, np.rint(ratio / ratio.dtype.type(step)).astype(np.int32)
+        return np.zeros(ratio.size, np.int16)
+    ratio /= ratio.dtype.type(step)
+    return np.rint(ratio, out=ratio).astype(np.int16)
 
 
-def advance(factors: np.ndarray | Outer, unit: float, scale: Any, dtype: np.dtype[Any]) -> Scaled:
-    """The state after a delta."""
+def advance(
+    factors: np.ndarray | Outer, unit: float, scale: Any, dtype: np.dtype[Any], tile: slice
+) -> Scaled:
+    """The state of a tile after a delta."""
     if not 0 <= unit < 1e31:
         raise DamagedError(f"a first moment in steps of {unit} is impossible.")
-    return Scaled(factors, unit, scale, dtype)
+    return Scaled(factors, unit, scale, dtype, tile)

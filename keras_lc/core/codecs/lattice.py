@@ -13,6 +13,7 @@ number of deltas, the error is that of the last one alone. It moves `q` by the s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from keras_lc.core.codecs import outer
 from keras_lc.core.codecs.outer import Outer, Scale
-from keras_lc.core.floats import real_dtype
+from keras_lc.core.floats import largest, real_dtype
 from keras_lc.core.matrix import Matrix
 from keras_lc.errors import DamagedError
 
@@ -33,7 +34,7 @@ _EXPONENTS = range(-1060, 1000)
 
 @dataclass(frozen=True)
 class Lattice:
-    """A tensor as integers on a lattice around an anchor.
+    """A tile as integers on a lattice around an anchor.
 
     `anchor` is flat and of the tensor's dtype, `q` int32 of the same size; `exponent` is that
     of the last step, None before the first.
@@ -94,70 +95,136 @@ def start(value: np.ndarray) -> Lattice:
     return Lattice(value, 0, np.zeros(value.size, np.int32))
 
 
-def choose_exponent(step: float, largest: float, real: np.dtype[Any]) -> int:
+def choose_exponent(step: float, farthest: float, real: np.dtype[Any]) -> int:
     """The power of two nearest to a step, not finer than the dtype can show."""
-    tiny = float(np.finfo(real).tiny)
-    finest = int(np.frexp(max(largest, tiny))[1]) - np.finfo(real).nmant - 2
+    info = np.finfo(real)
+    tiny = float(info.tiny)
+    finest = int(np.frexp(max(farthest, tiny))[1]) - info.nmant - 2
+    finest = max(finest, int(info.minexp) - info.nmant + FINE)
     exponent = max(int(np.rint(np.log2(max(step, tiny)))), finest)
     return min(max(exponent, _EXPONENTS[0] + FINE), _EXPONENTS[-1])
 
 
-def encode(
-    target: np.ndarray,
-    state: Lattice,
-    exponent: int,
-    moment: np.ndarray | None,
-    matrix: Matrix,
-    noise: float = 0.0,
-    rank: int = 0,
-    ahead: np.ndarray | None = None,
-) -> tuple[Step, np.ndarray | None, Outer | None] | None:
-    """How `state` gets near `target` (flat, real dtype).
+def reach(tiles: Iterable[Any]) -> float:
+    """How far the values of a tensor are from their anchors."""
+    ways = [np.ldexp(largest(s.q), s.unit) for s in tiles if isinstance(s, Lattice)]
+    return float(max(ways, default=0.0))
+
+
+@dataclass
+class Survey:
+    """What has to be known of all tiles before the first of them is coded."""
+
+    reach: float  # from their anchors, so far
+    largest: float = 0.0  # absolute value of the targets
+    farthest: float = 0.0  # way to them
+    moment: float = 0.0  # absolute value of the integers that the movement may follow
+    finest: int = _EXPONENTS[-1]  # unit of the tiles
+    exponent: int | None = None  # of the step before
+
+    def look(self, target: np.ndarray, tile: Lattice, moment: np.ndarray | None) -> np.ndarray:
+        """Take in a tile, its target in a real dtype; the way there."""
+        residual: np.ndarray = target - tile.position()
+        self.exponent = tile.exponent
+        if tile.exponent is not None:
+            self.finest = min(self.finest, tile.unit)
+        if moment is not None:
+            self.moment = max(self.moment, largest(moment))
+        self.largest = float(np.maximum(self.largest, largest(target)))
+        self.farthest = float(np.maximum(self.farthest, largest(residual)))
+        return residual
+
+    def settle(self, step: Step, way: float) -> Step | None:
+        """The step, with a new anchor if it must be; None where its integers would be too
+        large. `way` bounds the movement of a value in units of the step."""
+        if not (np.isfinite(self.farthest) and way <= LIMIT // 4):
+            return None
+        distance = float(np.ldexp(way, step.unit))
+        rebase = np.ldexp(self.reach + distance, -min(step.unit, self.finest)) > LIMIT
+        self.reach = distance if rebase else self.reach + distance
+        return replace(step, rebase=bool(rebase))
+
+
+def follow(
+    residual: np.ndarray, moment: np.ndarray | None, survey: Survey, exponent: int
+) -> Step | None:
+    """The step that brings every value to within half of it.
 
     Args:
+        residual: a sample of the way to go, flat, of a real dtype.
+        moment: the same sample of the integers that the movement may follow.
+        survey: of all tiles.
         exponent: of the step.
+    """
+    step = Step(exponent, _beta(residual, exponent, moment))
+    way = float(np.ldexp(survey.farthest, -step.unit)) + 2 * abs(step.beta) * survey.moment
+    return survey.settle(step, way + (2 << FINE))
+
+
+def correct(target: np.ndarray, tile: Lattice, step: Step, moment: np.ndarray | None) -> np.ndarray:
+    """The corrections of one tile after `follow`."""
+    residual = target - tile.position()
+    if step.beta and moment is not None:
+        _subtract(residual, _predict(moment, step.beta, residual.dtype), step.unit)
+    residual /= _power(step.exponent, residual.dtype)
+    return np.rint(residual, out=residual).astype(np.int32)
+
+
+def approximate(
+    residual: np.ndarray,
+    moment: np.ndarray | None,
+    survey: Survey,
+    exponent: int,
+    matrix: Matrix,
+    noise: float,
+    rank: int,
+    ahead: np.ndarray | None,
+) -> tuple[Step, np.ndarray | None, Outer | None] | None:
+    """The step that brings a matrix near its target by outer products.
+
+    Args:
+        residual: the way to go, flat, of a real dtype; it is overwritten.
         moment: integers that the movement may follow.
+        survey: of all tiles.
+        exponent: of the step.
         matrix: the tensor as a matrix.
-        noise: variance of the error of a matrix; 0 leaves the outer products out.
-        rank: how many of them to expect.
+        noise: variance of the error.
+        rank: how many outer products to expect.
         ahead: how far beyond the target to go.
 
     Returns:
         The step, the corrections and the outer products, where there are any; None where the
         way is too far for a lattice of this step.
     """
-    residual = target - state.position()
-    if not np.isfinite(residual).all():
+    if not np.isfinite(survey.farthest):
         return None
-    if matrix and noise:
-        # what is left out are the small and steady movements: without a lead, they lag behind
-        lead = residual * residual.dtype.type(LEAD)
-        lead += 0 if ahead is None else ahead
-        farthest = residual.dtype.type(FAR) * _power(exponent, residual.dtype)
-        residual += np.clip(lead, -farthest, farthest, out=lead)
-    step, factors, way = Step(exponent, _beta(residual, exponent, moment)), None, 0
+    # what is left out are the small and steady movements: without a lead, they lag behind
+    lead = residual * residual.dtype.type(LEAD)
+    lead += 0 if ahead is None else ahead
+    farthest = residual.dtype.type(FAR) * _power(exponent, residual.dtype)
+    residual += np.clip(lead, -farthest, farthest, out=lead)
+    step, way = Step(exponent, _beta(residual, exponent, moment)), 0.0
     if step.beta and moment is not None:
-        way += _subtract(residual, _predict(moment, step.beta), step.unit)
-    if matrix and noise:
-        factors = outer.encode(residual, matrix, noise, rank)
-        if factors is not None:
-            way += _subtract(residual, _movement(factors, step.unit), step.unit)
+        way += survey.moment * abs(step.beta) + 1
+        if way > LIMIT // 4:
+            return None
+        _subtract(residual, _predict(moment, step.beta, residual.dtype), step.unit)
+    factors = outer.encode(residual, matrix, noise, rank)
+    if factors is not None:
+        way += float(np.ldexp(factors.bound * factors.scale.unit, -step.unit))
+        if way > LIMIT // 4:
+            return None
+        _subtract(residual, _scaled(factors, slice(0, residual.size), step.unit), step.unit)
     residual /= _power(exponent, residual.dtype)
-    if matrix and noise:
-        residual[np.abs(residual) < FAR] = 0
-    np.rint(residual, out=residual)
-    if residual.size and float(np.abs(residual).max()) > LIMIT:
+    residual[np.abs(residual) < FAR] = 0
+    k = np.rint(residual, out=residual).astype(np.int32)
+    way += largest(residual) * (1 << FINE)
+    settled = survey.settle(step, way)
+    if settled is None:
         return None
-    k = residual.astype(np.int32)
-    way += _largest(k) << FINE
-    if way > LIMIT // 4:
-        return None
-    unit = min(state.unit, step.unit)
-    rebase = (_largest(state.q) << state.unit - unit) + (way << step.unit - unit) > LIMIT
     corrected = bool(k.any())
     scale = factors.scale if factors else None
-    step = replace(step, rebase=rebase, corrected=corrected, scale=scale)
-    return step, k if corrected else None, factors
+    return replace(settled, corrected=corrected, scale=scale), k if corrected else None, factors
 
 
 def advance(
@@ -166,8 +233,18 @@ def advance(
     k: np.ndarray | None,
     moment: np.ndarray | None,
     factors: Outer | None,
+    tile: slice,
 ) -> Lattice:
-    """The state after a delta."""
+    """The state of a tile after a delta.
+
+    Args:
+        state: the tile before.
+        step: of the whole tensor.
+        k: corrections of the tile.
+        moment: integers of the first moment in the tile.
+        factors: the outer products of the whole tensor.
+        tile: which piece of the tensor this is.
+    """
     if step.rebase:
         state = start(state.value())
     before = state.unit if state.q.any() else step.unit
@@ -180,9 +257,10 @@ def advance(
     if step.beta:
         if moment is None:
             raise DamagedError("a lattice step is predicted from a moment that is not there.")
-        q += _predict(moment, step.beta) << coarser
+        movement = _predict(moment, step.beta, real_dtype(state.anchor.dtype))
+        q += movement.astype(np.int32) << coarser
     if factors is not None:
-        q += _movement(factors, step.unit) << coarser
+        q += _scaled(factors, tile, step.unit).astype(np.int32) << coarser
     return Lattice(state.anchor, before - finer, q, step.exponent)
 
 
@@ -190,14 +268,11 @@ def _power(exponent: int, real: np.dtype[Any]) -> Any:
     return np.ldexp(real.type(1), exponent)
 
 
-def _largest(q: np.ndarray) -> int:
-    return max(int(q.max()), -int(q.min())) if q.size else 0
-
-
-def _subtract(residual: np.ndarray, movement: np.ndarray, unit: int) -> int:
-    """Take a movement in lattice units off; its largest value is given back."""
-    residual -= movement.astype(residual.dtype) * _power(unit, residual.dtype)
-    return _largest(movement)
+def _subtract(residual: np.ndarray, movement: np.ndarray, unit: int) -> None:
+    """Take a movement in lattice units off, which is overwritten."""
+    scaled = movement.astype(residual.dtype, copy=False)
+    scaled *= _power(unit, residual.dtype)
+    residual -= scaled
 
 
 def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> float:
@@ -213,14 +288,19 @@ def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> flo
     return float(f"{beta:.3g}") if abs(beta) < LIMIT // 2 else 0.0
 
 
-def _round(movement: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(movement), -LIMIT, LIMIT).astype(np.int32)
+def _predict(moment: np.ndarray, beta: float, real: np.dtype[Any]) -> np.ndarray:
+    """Whole numbers of lattice units, in `real`."""
+    return _whole(moment.astype(real), beta)
 
 
-def _predict(moment: np.ndarray, beta: float) -> np.ndarray:
-    return _round(moment.astype(np.float64) * beta)
+def _scaled(factors: Outer, tile: slice, unit: int) -> np.ndarray:
+    """A piece of the outer products in whole numbers of lattice units."""
+    return _whole(factors.integers(tile), float(np.ldexp(factors.scale.unit, -unit)))
 
 
-def _movement(factors: Outer, unit: int) -> np.ndarray:
-    """The outer products in lattice units."""
-    return _round(factors.integers().astype(np.float64) * np.ldexp(factors.scale.unit, -unit))
+def _whole(values: np.ndarray, factor: float) -> np.ndarray:
+    values *= values.dtype.type(factor)
+    np.rint(values, out=values)
+    if not largest(values) <= LIMIT:
+        raise DamagedError("the values of a delta are too large for its lattice.")
+    return values

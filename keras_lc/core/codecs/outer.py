@@ -17,6 +17,7 @@ that all machines decode the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class Outer:
     a: np.ndarray
     b: np.ndarray
 
-    @property
+    @cached_property
     def bound(self) -> float:
         """No sum of integers in the matrix is larger."""
         largest = [
@@ -106,14 +107,23 @@ class Outer:
         ]
         return float((np.ldexp(largest[0], self.scale.shifts) * largest[1]).sum())
 
-    def integers(self) -> np.ndarray:
-        """`sum_i 2**shift_i * a_i b_i^T`, flat; a float dtype that holds it exactly."""
-        bound = self.bound
-        if not bound < 2.0**52:
+    @cached_property
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self.bound < 2.0**52:
             raise DamagedError("the factors of a matrix are too large.")
-        real = np.float32 if bound < 2.0**24 else np.float64
+        real = np.float32 if self.bound < 2.0**24 else np.float64
         left = np.ldexp(self.a.astype(real), self.scale.shifts[:, None].astype(np.int32))
-        return (left.T @ self.b.astype(real)).reshape(-1)
+        return left.T, self.b.astype(real)
+
+    def integers(self, tile: slice | None = None) -> np.ndarray:
+        """`sum_i 2**shift_i * a_i b_i^T`, flat, or a piece of it; a float dtype that holds it
+        exactly."""
+        left, right = self._sides
+        columns = right.shape[1]
+        start, stop = (0, left.shape[0] * columns) if tile is None else (tile.start, tile.stop)
+        first = start // columns  # row
+        product: np.ndarray = (left[first : -(-stop // columns)] @ right).reshape(-1)
+        return product[start - first * columns : stop - first * columns]
 
     def symbols(self) -> list[np.ndarray]:
         """The integers, one array for each run of `Scale.classes`, rows first."""

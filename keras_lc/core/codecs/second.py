@@ -16,109 +16,146 @@ arithmetic (1e-38 in float32), far under any epsilon, it counts as that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from keras_lc.core.floats import positive_range, real_dtype
+from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.core.matrix import Matrix
+from keras_lc.core.tiles import TILE, cut
 from keras_lc.errors import DamagedError
 
 CELL = 8  # quarter octaves
 ZERO = -(1 << 14)  # the level of an exact zero
+_LARGEST_FACTOR = 64
 _NEAR = range(-7, 7)  # offsets, in quarter octaves, that leave a level alone
 
 
 @dataclass(frozen=True)
 class LogLevel:
-    """A second moment as levels around rows and columns; all int16, `level` flat."""
+    """A tile of a second moment as levels around rows and columns; all int16, `level` flat."""
 
     level: np.ndarray
-    axes: np.ndarray  # rows, then columns
+    axes: np.ndarray  # all rows, then all columns
     view: Matrix
+    tile: slice
     factor: float
     dtype: np.dtype[Any]
 
-    def value(self) -> np.ndarray:
-        """The values, not below the smallest positive number of the dtype unless zero."""
-        real = real_dtype(self.dtype)
-        power = self.level.astype(np.int32)
+    @cached_property
+    def ends(self) -> tuple[float, float] | None:
+        """Bounds of the values but for the factor; None where they may be zero, or beyond what
+        is normal in the dtype."""
+        if not self.level.size:
+            return None
+        sides = [self.level, self.axes[: self.view.rows], self.axes[self.view.rows :]]
+        low = sum(
+            int(side.min()) * scale
+            for side, scale in zip(sides, (CELL, 1, 1), strict=True)
+            if side.size
+        )
+        high = sum(
+            int(side.max()) * scale
+            for side, scale in zip(sides, (CELL, 1, 1), strict=True)
+            if side.size
+        )
+        smallest, largest = positive_range(self.dtype)
+        smallest = max(smallest, float(np.finfo(real_dtype(self.dtype)).tiny))
+        ends = float(np.ldexp(1.0, low // 4)), float(np.ldexp(1.0, high // 4 + 1))
+        within = smallest * _LARGEST_FACTOR < ends[0] and ends[1] < largest / _LARGEST_FACTOR
+        return ends if within else None
+
+    def value(self, part: slice = slice(None)) -> np.ndarray:
+        """The values, or some of them, not below the smallest positive number of the dtype
+        unless zero."""
+        real, level = real_dtype(self.dtype), self.level[part]
+        power = level.astype(np.int32)
         power *= CELL
-        power += spread(self.axes, self.view, self.level.size)
-        out = _middle(power, real)
+        power += spread(self.axes, self.view, self.tile)[part]
+        plain = self.ends is not None
+        out = _middle(power, real, plain)
         out *= real.type(self.factor)
-        np.clip(out, *positive_range(self.dtype), out=out)
-        out[self.level == ZERO] = 0
+        if not plain:
+            np.clip(out, *positive_range(self.dtype), out=out)
+            out[level == ZERO] = 0
         return out.astype(self.dtype, copy=False)
 
 
-def spread(axes: np.ndarray, view: Matrix, size: int) -> np.ndarray:
-    """Row plus column for each value (int32, flat)."""
-    rows = axes[: view.rows].astype(np.int32)
+def spread(axes: np.ndarray, view: Matrix, tile: slice) -> np.ndarray:
+    """Row plus column for each value of a tile (int32, flat)."""
     if not view.columns:
-        return np.full(size, rows[0])
-    return (rows[:, None] + axes[view.rows :].astype(np.int32)).reshape(-1)
+        return np.full(tile.stop - tile.start, axes[0], np.int32)
+    first, last = tile.start // view.columns, -(-tile.stop // view.columns)
+    rows, columns = axes[first:last].astype(np.int32), axes[view.rows :].astype(np.int32)
+    start = tile.start - first * view.columns
+    return (rows[:, None] + columns).reshape(-1)[start : start + tile.stop - tile.start]
 
 
-def start(v: np.ndarray, axes: np.ndarray, view: Matrix) -> LogLevel:
-    """Exact values (flat) around given axes; integer arithmetic only."""
-    level = (_quarters(v) - spread(axes, view, v.size) + CELL // 2) // CELL
-    level = np.where(v == 0, ZERO, level).astype(np.int16)
-    return LogLevel(level, axes, view, 1.0, v.dtype)
+def start(v: np.ndarray, axes: np.ndarray, view: Matrix, tile: slice) -> LogLevel:
+    """Exact values (flat) of a tile around given axes; integer arithmetic only."""
+    lowest = float(v.min(initial=np.inf))
+    level = _level(_quarters(v, lowest) - spread(axes, view, tile), v, lowest)
+    return LogLevel(level, axes, view, tile, 1.0, v.dtype)
 
 
-def encode(
+def moves(
     v: np.ndarray,
-    m: np.ndarray | None,
     before: LogLevel | np.ndarray,
+    axes: np.ndarray,
     view: Matrix,
+    tile: slice,
     levels: bool = True,
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """How a second moment moves.
+) -> np.ndarray:
+    """By how much each level of a tile moves (int16).
 
     Args:
         v: the values now, flat.
-        m: the first moment beside it, flat, where there is one.
         before: the levels so far, or exact values, flat.
+        axes: of all of the tensor, from `axes`.
         view: the tensor as a matrix.
+        tile: which piece of the tensor this is.
         levels: False to have the values of a matrix follow their row and column alone.
-
-    Returns:
-        The factor, by how much the axes move and by how much each level moves (int16).
     """
-    axes = _axes(v, view)
-    if isinstance(before, LogLevel):
-        old, drift = before.level, axes - before.axes
-    else:
-        old, drift = start(before, axes, view).level, axes
-    prior = spread(axes, view, v.size)
-    quarters = _quarters(v)
-    offset = quarters - (old.astype(np.int32) * CELL + prior)
+    old = (before if isinstance(before, LogLevel) else start(before, axes, view, tile)).level
     if levels or not view:
-        stay = (offset >= _NEAR[0]) & (offset <= _NEAR[-1]) & (v != 0) & (old != ZERO)
-    else:
-        quarters, stay = prior, (v != 0) & (old == 0)
-    level = np.where(v == 0, ZERO, (quarters - prior + CELL // 2) // CELL)
-    level = np.where(stay, old, level).astype(np.int16)
-    factor = _factor(v, m, LogLevel(level, axes, view, 1.0, v.dtype).value())
-    return factor, drift, level - old
+        lowest = float(v.min(initial=np.inf))
+        offset = _quarters(v, lowest)
+        offset -= spread(axes, view, tile)
+        level = _level(offset, v, lowest)
+        wide = old.astype(np.int32)
+        wide *= CELL
+        offset -= wide
+        leaves = (offset < _NEAR[0]) | (offset > _NEAR[-1])
+        moved: np.ndarray = (level - old) * leaves
+        return moved
+    return np.where(v == 0, np.int16(ZERO), np.int16(0)) - old
 
 
 def advance(
     before: LogLevel | np.ndarray,
     view: Matrix,
+    tile: slice,
     factor: float,
     axes: np.ndarray,
     moves: np.ndarray,
 ) -> LogLevel:
-    """The state after a delta; `before` are levels, or exact values (flat)."""
-    if not 1 / 64 <= factor <= 64:
+    """The state of a tile after a delta; `before` are levels, or exact values (flat)."""
+    if not 1 / _LARGEST_FACTOR <= factor <= _LARGEST_FACTOR:
         raise DamagedError(f"a second moment with a factor of {factor} is impossible.")
     if isinstance(before, LogLevel):
         axes = before.axes + axes
     else:
-        before = start(before, axes, view)
-    return LogLevel(before.level + moves, axes, view, factor, before.dtype)
+        before = start(before, axes, view, tile)
+    return LogLevel(before.level + moves, axes, view, tile, factor, before.dtype)
+
+
+def _level(offset: np.ndarray, v: np.ndarray, lowest: float) -> np.ndarray:
+    """The levels (int16) of values at an offset from row and column, in quarter octaves."""
+    level = ((offset + CELL // 2) >> (CELL.bit_length() - 1)).astype(np.int16)
+    if not lowest > 0:
+        level[v == 0] = ZERO
+    return level
 
 
 def _image(real: np.dtype[Any]) -> tuple[Any, int, int]:
@@ -128,57 +165,81 @@ def _image(real: np.dtype[Any]) -> tuple[Any, int, int]:
     return integer, shift, 4 * (info.maxexp - 1)
 
 
-def _quarters(v: np.ndarray) -> np.ndarray:
+def _quarters(v: np.ndarray, lowest: float) -> np.ndarray:
     """Four times the logarithm of each value to base 2, rounded down; any, for zero. Between
-    two powers of two it is linear: exponent and two bits of the mantissa, as they stand."""
+    two powers of two it is linear: exponent and two bits of the mantissa, as they stand.
+    `lowest` is the least of them."""
     real = real_dtype(v.dtype)
     integer, shift, one = _image(real)
     wide = v.astype(real, copy=False)
-    tiny = wide < np.finfo(real).tiny
-    image = np.where(tiny, wide * real.type(2.0**64), wide).view(integer) >> shift
-    image -= np.where(tiny, integer(one + 256), integer(one))
+    if lowest >= np.finfo(real).tiny:
+        image = wide.view(integer) >> integer(shift)
+        image -= integer(one)
+    else:
+        tiny = wide < np.finfo(real).tiny
+        image = np.where(tiny, wide * real.type(2.0**64), wide).view(integer) >> shift
+        image -= np.where(tiny, integer(one + 256), integer(one))
     return image.astype(np.int32, copy=False)
 
 
-def _middle(power: np.ndarray, real: np.dtype[Any]) -> np.ndarray:
-    """A value in the middle of those of which `_quarters` gives `power`; always positive."""
+def _middle(power: np.ndarray, real: np.dtype[Any], normal: bool) -> np.ndarray:
+    """A value in the middle of those of which `_quarters` gives `power`, which is overwritten;
+    always positive. `normal`: none is too small or too large for `real`."""
     integer, shift, one = _image(real)
-    image = power.astype(integer)
+    image = power.astype(integer, copy=False)
     image += integer(one)
-    tiny = image < 4
-    image += np.where(tiny, integer(256), integer(0))
-    np.clip(image, 0, 2 * one + 3, out=image)
-    image <<= shift
+    if not normal:
+        tiny = image < 4
+        image += np.where(tiny, integer(256), integer(0))
+        np.clip(image, 0, 2 * one + 3, out=image)
+    image <<= integer(shift)
     image |= integer(1) << integer(shift - 1)
     out = image.view(real)
-    out *= np.where(tiny, real.type(2.0**-64), real.type(1))
+    if not normal:
+        out *= np.where(tiny, real.type(2.0**-64), real.type(1))
     return out
 
 
-def _axes(v: np.ndarray, view: Matrix) -> np.ndarray:
-    """Rows and columns whose sum is near four times the logarithm of the values."""
-    # so that sums stay finite; those of narrower floats cannot overflow
-    largest = (float(v.max()) or 1.0) if v.dtype.itemsize == 8 else 1.0
-    wide = v / largest if largest != 1 else v
+def axes(v: np.ndarray, view: Matrix) -> np.ndarray:
+    """Rows and columns whose sum is near four times the logarithm of the values (int16)."""
+    real, top = real_dtype(v.dtype), largest(v)
+    lift = top if top > 1e30 else 1.0  # so that sums stay finite
 
-    def logarithm(means: Any) -> Any:
-        return np.log2(np.maximum(means, np.finfo(np.float64).tiny)) + np.log2(largest)
+    def quarters(sums: Any, count: int) -> Any:
+        means = np.maximum(sums / count, np.finfo(np.float64).tiny)
+        return 4 * (np.log2(means) + np.log2(lift))
 
-    mean = logarithm(wide.mean(dtype=np.float64))
+    def part(tile: slice) -> np.ndarray:
+        values: np.ndarray = v[tile].astype(real, copy=False)
+        return values if lift == 1 else values / real.type(lift)
+
     if not view:
-        return np.array([np.rint(4 * mean)], np.int16)
-    matrix = wide.reshape(view.rows, view.columns)
-    rows = logarithm(matrix.mean(axis=1, dtype=np.float64))
-    columns = logarithm(matrix.mean(axis=0, dtype=np.float64)) - mean
-    return np.rint(4 * np.concatenate([rows, columns])).astype(np.int16)
+        total = sum(float(part(tile).sum(dtype=np.float64)) for tile in cut(v.size))
+        return np.array([np.rint(quarters(total, v.size))], np.int16)
+    rows, columns = np.zeros(view.rows), np.zeros(view.columns)
+    height = max(1, TILE // view.columns)
+    for first in range(0, view.rows, height):
+        last = min(first + height, view.rows)
+        block = part(slice(first * view.columns, last * view.columns)).reshape(last - first, -1)
+        rows[first:last] = block @ np.ones(view.columns, real)
+        columns += np.ones(last - first, real) @ block
+    mean = quarters(rows.sum(), v.size)
+    ends = [quarters(rows, view.columns), quarters(columns, view.rows) - mean]
+    return np.rint(np.concatenate(ends)).astype(np.int16)
 
 
-def _factor(v: np.ndarray, m: np.ndarray | None, v_hat: np.ndarray) -> float:
+def sums(v: np.ndarray, m: np.ndarray | None, v_hat: np.ndarray) -> np.ndarray:
+    """What `factor` is made of; of several tiles they are added."""
     held = (v != 0) & (v_hat != 0)
     root, root_hat = (np.sqrt(array[held].astype(np.float64)) for array in (v, v_hat))
     weight = np.ones_like(root) if m is None else m[held].astype(np.float64) ** 2 / root
-    total = float(weight.sum())
-    if not 0 < total < np.inf:
+    return np.array([weight.sum(), (weight * root / root_hat).sum()])
+
+
+def factor(sums: np.ndarray) -> float:
+    """The factor of a tensor that keeps the size of its updates."""
+    if not 0 < sums[0] < np.inf:
         return 1.0
-    factor = (float((weight * root / root_hat).sum()) / total) ** 2
-    return float(f"{min(max(factor, 1 / 32), 32):.3g}")
+    return float(
+        f"{min(max(float(sums[1] / sums[0]) ** 2, 2 / _LARGEST_FACTOR), _LARGEST_FACTOR / 2):.3g}"
+    )
