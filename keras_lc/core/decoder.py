@@ -158,4 +158,5 @@ def _advance(job: Job) -> None:
     assert symbols is not None
     for j, tile in job.tiles:
         own = symbols[each * (tile.start - first) : each * (tile.stop - first)]
-        job.change(j, own.astype(dtype, copy=False))
+        # narrower ones have the same values
+        job.change(j, own if own.dtype.itemsize <= dtype.itemsize else own.astype(dtype))

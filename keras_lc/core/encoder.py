@@ -97,6 +97,7 @@ class DeltaEncoder:
             self._rules.of(name)
         references = self._references()
         self._announce = chain.sequence == 0 or references != chain.references
+        self._broken = False  # a delta failed half-way
         chain.refer(references)
         self._levels = chain.levels()
         self._tensors = Tensors(chain, self._specs, references)
@@ -148,7 +149,8 @@ class DeltaEncoder:
             A self-contained blob for `DeltaDecoder.decode`.
 
         Raises:
-            MismatchError: tensors are missing, surplus, or of another shape or dtype.
+            MismatchError: tensors are missing, surplus, or of another shape or dtype; or an
+                earlier call failed half-way, so that a new encoder is needed.
         """
         chain, entries = self._chain, []
         pools: dict[str, list[bytes]] = {}
@@ -168,7 +170,7 @@ class DeltaEncoder:
             chain.references if self._announce else None,
             entries,
         )
-        self._announce = False
+        self._announce = self._broken = False
         return blobs.pack(table, {pool: b"".join(parts) for pool, parts in pools.items()})
 
     def code(
@@ -180,10 +182,13 @@ class DeltaEncoder:
     ) -> Iterator[Made]:
         """Move the reconstruction on to `state`, by several threads: what each tensor became."""
         chain = self._chain
+        if self._broken:
+            raise MismatchError("an earlier delta failed half-way; start a new encoder.")
         arrays = chain.table.check(state)
         rules = self._rules if codec is None else Rules(codec)
         codecs = [rules.of(name) for name in chain.table.names]
         flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
+        self._broken = True  # until all of it has gone well
         self._tensors.begin(flat, codecs, steps)
         chain.sequence += 1
         for level in self._levels:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core import blob as blobs
+from keras_lc.core import workers
 from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
 from keras_lc.core.codecs.outer import Scale
 from keras_lc.core.floats import is_float, is_roomy, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.spec import TensorTable
-from keras_lc.core.tiles import every
+from keras_lc.core.tiles import every, groups
 from keras_lc.errors import DamagedError
 
 State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
@@ -34,13 +35,19 @@ class Reconstruction(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         i = self._table.index[name]
-        tensor = self._tensors[i]
+        tensor, tiles = self._tensors[i], self._table.tiles[i]
         if len(tensor) == 1:
             whole = tensor[0].value()
         else:
             whole = np.empty(self._table.sizes[i], self._table.dtypes[i])
-            for tile, state in zip(self._table.tiles[i], tensor, strict=True):
-                whole[tile] = state.value()
+
+            def fill(group: range) -> None:
+                for j in group:
+                    whole[tiles[j]] = tensor[j].value()
+
+            with workers.start() as threads:
+                for _ in workers.ordered(threads, fill, groups(len(tiles))):
+                    pass
         array: np.ndarray = whole.reshape(self._table.shapes[i]).view()
         array.flags.writeable = False
         return array

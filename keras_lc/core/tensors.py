@@ -447,7 +447,7 @@ class Tensors:
         """Put the movements of tensor `i` into buckets, if they are all finite."""
         if self._finite(i):
             for j, _, values in self._tiles(i):
-                table.add(*buckets.keys(values, self._chain.tensors[i][j].value()))
+                table.add(buckets.difference(values, self._chain.tensors[i][j].value()))
 
     def _finite(self, i: int) -> bool:
         tensor = self._chain.tensors[i]
@@ -470,8 +470,8 @@ class Tensors:
             return None
 
         def symbols(j: int) -> np.ndarray:
-            _, keys = buckets.keys(array[tiles[j]], chain.tensors[i][j].value())
-            return buckets.number(keys, kept)
+            delta = buckets.difference(array[tiles[j]], chain.tensors[i][j].value())
+            return buckets.number(delta, kept)
 
         for j in range(len(tiles)):
             after = buckets.advance(chain.tensors[i][j].value(), centres, symbols(j))

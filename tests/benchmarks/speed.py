@@ -3,7 +3,7 @@
     python tests/benchmarks/speed.py --values 100_000_000
 
 A state of weights and Adam's moments in float32 (matrices of 2048 x 2048), moved between deltas
-by noise around a drift of low rank, as training moves it. Each codec's third delta is timed on
+by gradients whose singular values fall slowly, and noise, as training moves it. Each codec's third delta is timed on
 one processor and on all, several times in turn, medians; decoding includes making all arrays.
 Figures are of the uncompressed state, in MB/s. `scratch` is the peak of memory above what is
 there before and after, by `tracemalloc`, in shares of the state.
@@ -19,32 +19,38 @@ import numpy as np
 
 from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec, workers
 
-SIDE = 2048
-CODECS = ["balanced", "smallest", "lossless", "int8", "lc"]
+SIDE, RANK, NOISE = 2048, 64, 0.5
+CODECS = ["fast", "balanced", "smallest", "lossless", "int8", "lc"]
 
 
 def training(values, deltas, rng):
     """States as training with Adam leaves them, eight steps apart."""
     count = max(1, values // (3 * SIDE * SIDE))
+    fall = np.arange(1, RANK + 1, dtype=np.float32) ** np.float32(-0.7)
 
     def noise():
         return rng.standard_normal((SIDE, SIDE), np.float32)
 
-    def gradient():
-        drift = rng.standard_normal((SIDE, 8), np.float32) @ rng.standard_normal((8, SIDE), "f4")
-        return drift + noise()
+    def directions():
+        return [rng.standard_normal((RANK, SIDE), np.float32) for _ in range(count)]
+
+    left, right = directions(), directions()
+
+    def gradient(i):
+        sizes = fall * rng.standard_normal(RANK, np.float32)
+        return (left[i] * sizes[:, None]).T @ right[i] + np.float32(NOISE) * noise()
 
     state, specs = {}, []
     for i in range(count):
-        state |= {f"w{i}": 0.02 * noise(), f"m{i}": 0.1 * gradient()}
-        state[f"v{i}"] = np.square(gradient()) + np.float32(0.1)
+        state |= {f"w{i}": 0.02 * noise(), f"m{i}": 0.1 * gradient(i)}
+        state[f"v{i}"] = np.square(gradient(i)) + np.float32(0.1)
         specs += [TensorSpec(f"w{i}"), TensorSpec(f"m{i}", "first_moment", f"w{i}")]
         specs.append(TensorSpec(f"v{i}", "second_moment", f"w{i}"))
     states = [state]
     for _ in range(deltas):
         state = dict(state)
         for i in range(count):
-            g = gradient()
+            g = gradient(i)
             state[f"m{i}"] = np.float32(0.43) * state[f"m{i}"] + np.float32(0.2) * g
             state[f"v{i}"] = np.float32(0.99) * state[f"v{i}"] + np.float32(0.01) * g * g
             state[f"w{i}"] = state[f"w{i}"] - np.float32(8e-4) * state[f"m{i}"] / np.sqrt(

@@ -21,13 +21,17 @@ from keras_lc.errors import DamagedError
 _NOTHING, _HIGHEST = -3000, 3000  # the key of a difference of zero; no key is larger
 
 
-def keys(target: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The difference of each value of a tile, and the key of its bucket, larger for larger
-    exponents."""
+def difference(target: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """How far each value of a tile has moved, in a real dtype."""
     real = real_dtype(target.dtype)
-    delta = target.astype(real) - reference.astype(real)
+    moved: np.ndarray = target.astype(real) - reference.astype(real)
+    return moved
+
+
+def _keys(delta: np.ndarray) -> np.ndarray:
+    """The key of the bucket of each difference, larger for larger exponents."""
     exponent = np.frexp(delta)[1].astype(np.int32)
-    return delta, np.where(delta == 0, _NOTHING, 2 * exponent + (delta < 0))
+    return np.where(delta == 0, _NOTHING, 2 * exponent + (delta < 0))
 
 
 class Buckets:
@@ -36,15 +40,16 @@ class Buckets:
     def __init__(self) -> None:
         self._ends: dict[int, tuple[float, float]] = {}
 
-    def add(self, delta: np.ndarray, key: np.ndarray) -> None:
-        """Take in the differences of a tile and their keys."""
-        found, inverse = np.unique(key, return_inverse=True)
-        low, high = np.full(found.size, np.inf), np.full(found.size, -np.inf)
-        np.minimum.at(low, inverse, delta)
-        np.maximum.at(high, inverse, delta)
-        for name, *ends in zip(found.tolist(), low.tolist(), high.tolist(), strict=True):
-            before = self._ends.get(name, ends)
-            self._ends[name] = min(before[0], ends[0]), max(before[1], ends[1])
+    def add(self, delta: np.ndarray) -> None:
+        """Take in the differences of a tile."""
+        ordered = np.sort(delta)
+        keys = _keys(ordered)
+        first = np.flatnonzero(np.diff(keys, prepend=_HIGHEST + 1))
+        last = np.append(first[1:], keys.size) - 1
+        lows, highs = ordered[first].tolist(), ordered[last].tolist()
+        for name, low, high in zip(keys[first].tolist(), lows, highs, strict=True):
+            before = self._ends.get(name, (low, high))
+            self._ends[name] = min(before[0], low), max(before[1], high)
 
     def kept(self, bits: int) -> dict[int, float]:
         """Key and representative of the buckets of largest exponent."""
@@ -52,12 +57,12 @@ class Buckets:
         return {name: sum(self._ends[name]) / 2 for name in names}
 
 
-def number(key: np.ndarray, kept: dict[int, float]) -> np.ndarray:
-    """The bucket of each value, from 1 in the order of `kept`; 0 where it is not kept."""
+def number(delta: np.ndarray, kept: dict[int, float]) -> np.ndarray:
+    """The bucket of each difference, from 1 in the order of `kept`; 0 where it is not kept."""
     ranks = np.zeros(_HIGHEST - _NOTHING + 1, np.int16)
     for rank, name in enumerate(kept, start=1):
         ranks[name - _NOTHING] = rank
-    return ranks[key - _NOTHING]
+    return ranks[_keys(delta) - _NOTHING]
 
 
 def advance(reference: np.ndarray, centres: list[float], number: np.ndarray) -> Exact:

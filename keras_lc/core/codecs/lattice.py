@@ -251,16 +251,19 @@ def advance(
     finer, coarser = max(0, before - step.unit), max(0, step.unit - before)
     if max(finer, coarser) > LIMIT.bit_length():
         raise DamagedError(f"a lattice step of 2**{step.exponent} is too far from the last.")
-    q = state.q << finer
-    if k is not None:
-        q += k << (FINE + coarser)
+    ways = []
     if step.beta:
         if moment is None:
             raise DamagedError("a lattice step is predicted from a moment that is not there.")
-        movement = _predict(moment, step.beta, real_dtype(state.anchor.dtype))
-        q += movement.astype(np.int32) << coarser
+        ways.append(_predict(moment, step.beta, real_dtype(state.anchor.dtype)))
     if factors is not None:
-        q += _scaled(factors, tile, step.unit).astype(np.int32) << coarser
+        ways.append(_scaled(factors, tile, step.unit))
+    q = state.q << finer if k is None else np.left_shift(k, FINE + coarser, dtype=np.int32)
+    if k is not None:
+        q += state.q << finer if finer else state.q
+    for way in ways:
+        integers = way.astype(np.int32)
+        q += integers << coarser if coarser else integers
     return Lattice(state.anchor, before - finer, q, step.exponent)
 
 
@@ -290,17 +293,18 @@ def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> flo
 
 def _predict(moment: np.ndarray, beta: float, real: np.dtype[Any]) -> np.ndarray:
     """Whole numbers of lattice units, in `real`."""
-    return _whole(moment.astype(real), beta)
+    return _whole(moment.astype(real), beta, largest(moment))
 
 
 def _scaled(factors: Outer, tile: slice, unit: int) -> np.ndarray:
     """A piece of the outer products in whole numbers of lattice units."""
-    return _whole(factors.integers(tile), float(np.ldexp(factors.scale.unit, -unit)))
+    values = factors.integers(tile)
+    return _whole(values, float(np.ldexp(factors.scale.unit, -unit)), largest(values))
 
 
-def _whole(values: np.ndarray, factor: float) -> np.ndarray:
-    values *= values.dtype.type(factor)
-    np.rint(values, out=values)
-    if not largest(values) <= LIMIT:
+def _whole(values: np.ndarray, factor: float, most: float) -> np.ndarray:
+    """Values times a factor, rounded; they are overwritten. `most` bounds them."""
+    if not most * abs(factor) <= LIMIT:
         raise DamagedError("the values of a delta are too large for its lattice.")
-    return values
+    values *= values.dtype.type(factor)
+    return np.rint(values, out=values)
