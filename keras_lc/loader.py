@@ -162,7 +162,7 @@ def load(directory: Path, contents: Contents, target: Stored) -> Loaded:
             payload = record.checked(data, frame)
             if decoder is None:
                 content = base.read(data)
-                about, decoder = content.about, DeltaDecoder(content.arrays)
+                about, decoder = content.about, DeltaDecoder(content.arrays, copy=False)
             else:
                 decoder.decode(bytes(payload))
         except OSError as error:

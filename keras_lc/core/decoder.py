@@ -19,7 +19,8 @@ class DeltaDecoder:
     """Decodes the deltas that a `DeltaEncoder` over the same base has made, in their order.
 
     Args:
-        base: name to array; any shapes and fixed-size dtypes. It is copied.
+        base: name to array; any shapes and fixed-size dtypes.
+        copy: False to use these arrays themselves, which must not be changed any more.
 
     Example:
         >>> import numpy as np
@@ -30,8 +31,8 @@ class DeltaDecoder:
         array([1., 1., 1.], dtype=float32)
     """
 
-    def __init__(self, base: Mapping[str, np.ndarray]):
-        self.chain = Chain(base)
+    def __init__(self, base: Mapping[str, np.ndarray], copy: bool = True):
+        self.chain = Chain(base, copy)
         self.broken = False  # a delta failed half-way
 
     @property

@@ -29,21 +29,27 @@ State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
 class Reconstruction(Mapping[str, np.ndarray]):
     """A state as a decoder sees it; each array is made when asked for, and read-only."""
 
-    def __init__(self, table: TensorTable, tensors: Sequence[Sequence[State]]):
+    def __init__(
+        self,
+        table: TensorTable,
+        tensors: Sequence[Sequence[State]],
+        untouched: Sequence[np.ndarray | None],
+    ):
         self._table = table
         self._tensors = tensors
+        self._untouched = untouched
 
     def __getitem__(self, name: str) -> np.ndarray:
         i = self._table.index[name]
-        tensor, tiles = self._tensors[i], self._table.tiles[i]
-        if len(tensor) == 1:
+        tensor, tiles, whole = self._tensors[i], self._table.tiles[i], self._untouched[i]
+        if whole is None and len(tensor) == 1:
             whole = tensor[0].value()
-        else:
-            whole = np.empty(self._table.sizes[i], self._table.dtypes[i])
+        elif whole is None:
+            whole = out = np.empty(self._table.sizes[i], self._table.dtypes[i])
 
             def fill(group: range) -> None:
                 for j in group:
-                    whole[tiles[j]] = tensor[j].value()
+                    out[tiles[j]] = tensor[j].value()
 
             with workers.start() as threads:
                 for _ in workers.ordered(threads, fill, groups(len(tiles))):
@@ -62,19 +68,24 @@ class Reconstruction(Mapping[str, np.ndarray]):
 class Chain:
     """The state of a chain of deltas, the same on the writing and on the reading side."""
 
-    def __init__(self, base: Mapping[str, np.ndarray]):
+    def __init__(self, base: Mapping[str, np.ndarray], copy: bool = True):
         self.table = TensorTable(base)
         self.tensors: list[list[State]] = []
+        # tensors that no delta has changed yet, in one piece
+        self.untouched: list[np.ndarray | None] = []
         for name, tiles in zip(self.table.names, self.table.tiles, strict=True):
-            flat = np.ascontiguousarray(base[name]).reshape(-1)
-            self.tensors.append([exact.Exact(flat[tile].copy()) for tile in tiles])
+            array = np.array(base[name], order="C") if copy else np.ascontiguousarray(base[name])
+            flat = array.reshape(-1)
+            self.tensors.append([exact.Exact(flat[tile]) for tile in tiles])
+            self.untouched.append(flat)
         self.references = [-1] * len(self.table.names)
         self.sequence = 0
 
     @property
     def reconstruction(self) -> Reconstruction:
         """The state now; later deltas do not change it."""
-        return Reconstruction(self.table, [tuple(tensor) for tensor in self.tensors])
+        tensors = [tuple(tensor) for tensor in self.tensors]
+        return Reconstruction(self.table, tensors, tuple(self.untouched))
 
     def sample(self, i: int, step: int) -> np.ndarray:
         """Every `step`-th value of tensor `i`."""
@@ -207,6 +218,7 @@ class Chain:
         def change(j: int, symbols: np.ndarray | None) -> None:
             tensor[j] = move(j, symbols)
 
+        self.untouched[i] = None
         return change
 
 

@@ -3,8 +3,9 @@
     python tests/benchmarks/speed.py --values 100_000_000
 
 A state of weights and Adam's moments in float32 (matrices of 2048 x 2048), moved between deltas
-by gradients whose singular values fall slowly, and noise, as training moves it. Each codec's third delta is timed on
-one processor and on all, several times in turn, medians; decoding includes making all arrays.
+by gradients whose singular values fall slowly, and noise, as training moves it. Each codec's
+third delta is timed on one processor and on all, several times in turn, medians; decoding
+includes making all arrays.
 Figures are of the uncompressed state, in MB/s. `scratch` is the peak of memory above what is
 there before and after, by `tracemalloc`, in shares of the state.
 """
