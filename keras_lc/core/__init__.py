@@ -8,6 +8,7 @@ themselves are in `codecs/`, their symbols become bytes in `streams`.
 
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.encoder import DeltaEncoder
+from keras_lc.core.merge import merge
 from keras_lc.core.plain import compress, compression_rate, decompress, report
 from keras_lc.core.presets import LC, PRESETS, Balanced, Int8, Lossless, Rules
 from keras_lc.core.spec import TensorSpec
@@ -25,5 +26,6 @@ __all__ = [
     "compress",
     "compression_rate",
     "decompress",
+    "merge",
     "report",
 ]

@@ -29,6 +29,7 @@ KINDS |= {
     "buckets": "b",
     "blocks": "i",
     "update": "u",
+    "jump": "j",
 }
 _BARE = "sdpi"  # kinds without parameters
 _NAMES = {letter: kind for kind, letter in KINDS.items()}
@@ -46,7 +47,8 @@ class Entry:
 class Table:
     """The head of a delta."""
 
-    sequence: int
+    first: int  # of the deltas that this one stands for, counted from the base
+    sequence: int  # the last of them
     fingerprint: int
     references: list[int] | None  # only in the first delta of a chain
     entries: list[Entry]
@@ -61,6 +63,8 @@ def pack(table: Table, pools: dict[str, bytes]) -> bytes:
         "params": [entry.params for entry in table.entries if entry.params],
         "pools": {name: len(data) for name, data in pools.items()},
     }
+    if table.first != table.sequence:
+        document["first"] = table.first
     if table.references is not None:
         document["refs"] = table.references
     head = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
@@ -105,7 +109,8 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
             references = [int(reference) for reference in references]
             if len(references) != tensors or not all(-1 <= r < tensors for r in references):
                 raise DamagedError("a delta refers to tensors that its base does not have.")
-        table = Table(int(document["seq"]), int(document["table"]), references, entries)
+        sequence, first = int(document["seq"]), int(document.get("first", document["seq"]))
+        table = Table(first, sequence, int(document["table"]), references, entries)
         lengths = {str(name): int(size) for name, size in document["pools"].items()}
     except (
         zlib.error,

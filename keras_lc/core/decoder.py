@@ -60,9 +60,9 @@ class DeltaDecoder:
         table, pools = blobs.unpack(blob, len(chain.table.names))
         if table.fingerprint != chain.table.fingerprint:
             raise MismatchError("the delta was made over a base of other tensors.")
-        if table.sequence != chain.sequence + 1:
+        if table.first != chain.sequence + 1 or table.sequence < table.first:
             raise MismatchError(
-                f"delta {table.sequence} of a chain cannot follow delta {chain.sequence}; "
+                f"delta {table.first} of a chain cannot follow delta {chain.sequence}; "
                 "decode them in their order."
             )
         self.broken = True  # until all of it has gone well
@@ -72,7 +72,7 @@ class DeltaDecoder:
             self._apply(table, pools)
         except (TypeError, ValueError, OverflowError, IndexError) as error:
             raise DamagedError(f"a delta cannot be applied: {error!r}") from error
-        chain.sequence += 1
+        chain.sequence = table.sequence
         self.broken = False
         return self.reconstruction
 

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 
 import numpy as np
 
-from keras_lc.core import blob as blobs
 from keras_lc.core import workers as threads
+from keras_lc.core.coding import Coded, code, pack
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.presets import CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
-from keras_lc.core.state import Chain, shared_parts, tile_part
-from keras_lc.core.streams import SymbolWriter, compress, large, packed_size
-from keras_lc.core.tensors import Coding, Tensors
-from keras_lc.core.tiles import groups
+from keras_lc.core.state import Chain
+from keras_lc.core.tensors import Tensors
 from keras_lc.errors import MismatchError
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a tensor has become in a delta.
-
-    Attributes:
-        i: its number.
-        entry: what the table of the delta says of it.
-        pooled: symbols that share chunks with other tensors, and the pool of each.
-        chunks: those in chunks of their own, as bytes, and the pool of each.
-    """
-
-    i: int
-    entry: blobs.Entry
-    pooled: Sequence[tuple[str, np.ndarray]] = ()
-    chunks: Sequence[tuple[str, bytes]] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its symbols, each of its parts compressed on its own."""
-        alone = sum(packed_size(symbols) for _, symbols in self.pooled)
-        return alone + sum(len(chunk) for _, chunk in self.chunks)
 
 
 class DeltaEncoder:
@@ -152,26 +126,14 @@ class DeltaEncoder:
             MismatchError: tensors are missing, surplus, or of another shape or dtype; or an
                 earlier call failed half-way, so that a new encoder is needed.
         """
-        chain, entries = self._chain, []
-        pools: dict[str, list[bytes]] = {}
+        chain = self._chain
         with threads.start() as workers:
-            writers: dict[str, SymbolWriter] = {}
-            for made in self.code(workers, state, codec, steps):
-                entries.append(made.entry)
-                for pool, symbols in made.pooled:
-                    writers.setdefault(pool, SymbolWriter(workers)).append(symbols)
-                for pool, chunk in made.chunks:
-                    pools.setdefault(pool, []).append(chunk)
-            for pool, writer in writers.items():
-                pools[pool] = [writer.finish()]
-        table = blobs.Table(
-            chain.sequence,
-            chain.table.fingerprint,
-            chain.references if self._announce else None,
-            entries,
-        )
-        self._announce = self._broken = False
-        return blobs.pack(table, {pool: b"".join(parts) for pool, parts in pools.items()})
+            coded = self.code(workers, state, codec, steps)
+            first = chain.sequence + 1
+            references = chain.references if self._announce else None
+            delta = pack(workers, coded, first, first, chain.table.fingerprint, references)
+        self._announce = False
+        return delta
 
     def code(
         self,
@@ -179,7 +141,7 @@ class DeltaEncoder:
         state: Mapping[str, np.ndarray],
         codec: CodecLike | None,
         steps: int | None,
-    ) -> Iterator[Made]:
+    ) -> Iterator[Coded]:
         """Move the reconstruction on to `state`, by several threads: what each tensor became."""
         chain = self._chain
         if self._broken:
@@ -192,66 +154,8 @@ class DeltaEncoder:
         self._tensors.begin(flat, codecs, steps)
         chain.sequence += 1
         for level in self._levels:
-            parts: list[list[np.ndarray] | bytes] = []
-            for job, part in threads.ordered(workers, _advance, self._jobs(workers, level)):
-                parts.append(part)
-                if job.last:
-                    yield self._made(job.coding, parts)
-                    parts = []
-
-    def _jobs(self, workers: Executor, level: list[int]) -> Iterator[Job]:
-        chain = self._chain
-        for coding in threads.ordered(workers, self._tensors.plan, level):
-            if coding.entry.kind == "same":
-                yield Job(coding, None, range(0), 0)
-                continue
-            change = chain.change(coding.i, coding.entry, coding.shared)
-            count = len(chain.table.tiles[coding.i])
-            for tiles in groups(count):
-                yield Job(coding, change, tiles, count)
-
-    def _made(self, coding: Coding, parts: list[list[np.ndarray] | bytes]) -> Made:
-        table, i = self._chain.table, coding.i
-        dtype, shape = table.dtypes[i], table.shapes[i]
-        entry = self._tensors.settle(coding)
-        if entry.kind == "same":
-            return Made(i, entry)
-        pools = [pool for pool, _, _ in shared_parts(entry, dtype, shape)]
-        pooled = list(zip(pools, coding.shared, strict=True))
-        chunks = []
-        if part := tile_part(entry, dtype, shape):
-            for data in parts:
-                if isinstance(data, bytes):
-                    chunks.append((large(part[0]), data))
-                else:
-                    pooled += [(part[0], symbols) for symbols in data]
-        return Made(i, entry, pooled, chunks)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Some tiles of a tensor that are coded together."""
-
-    coding: Coding
-    change: Callable[[int, np.ndarray | None], None] | None  # None: there is none
-    tiles: range
-    count: int  # of all tiles of the tensor
-
-    @property
-    def last(self) -> bool:
-        return self.tiles.stop == self.count
-
-
-def _advance(job: Job) -> tuple[Job, list[np.ndarray] | bytes]:
-    """Move some tiles on; their symbols, those of a large tensor as a chunk."""
-    parts: list[np.ndarray] = []
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for j in job.tiles:
-            assert job.change is not None
-            symbols = job.coding.symbols(j)
-            job.change(j, symbols)
-            if symbols is not None:
-                job.coding.moved[j] = bool(symbols.any())
-                parts.append(symbols)
-            job.coding.after(j)
-    return job, compress(parts) if parts and job.count > 1 else parts
+            codings = threads.ordered(workers, self._tensors.plan, level)
+            for coding, coded in code(workers, chain.table, codings):
+                self._tensors.note(coding.i, coded.entry.kind)
+                yield coded
+        self._broken = False

@@ -74,7 +74,7 @@ def decompress(data: bytes, limit: int = 1 << 34) -> Arrays:
 
     Args:
         data: from `compress`.
-        limit: bytes that the arrays may take together; more is refused before they are made.
+        limit: bytes that the arrays may take together; more is refused before they are coded.
 
     Raises:
         DamagedError: the bytes are altered or truncated, or claim more than `limit`.
@@ -172,8 +172,8 @@ def report(
     encoder = DeltaEncoder(base, codec, specs)
     rows = []
     with workers.start() as threads:
-        for made in encoder.code(threads, state, None, None):
-            spec = encoder.specs[made.i]
+        for coded in encoder.code(threads, state, None, None):
+            spec = encoder.specs[coded.i]
             live = np.asarray(state[spec.name])
             error = np.full(1, np.nan)
             if is_float(live.dtype) and live.size:
@@ -184,8 +184,8 @@ def report(
                 Stored(
                     spec.name,
                     spec.role,
-                    made.entry.kind,
-                    8 * made.nbytes / max(1, live.size),
+                    coded.entry.kind,
+                    8 * coded.nbytes / max(1, live.size),
                     float(np.sqrt(np.mean(np.square(error)))),
                     float(error.max()),
                 )

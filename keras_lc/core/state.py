@@ -23,6 +23,7 @@ from keras_lc.core.spec import TensorTable
 from keras_lc.core.tiles import every, groups
 from keras_lc.errors import DamagedError
 
+Change = Callable[[int, "np.ndarray | None"], None]  # moves a tile on by its symbols
 State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
 
 
@@ -144,9 +145,7 @@ class Chain:
         state = self.tensors[i][j]
         return state if isinstance(state, second.LogLevel) else state.value()
 
-    def change(
-        self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray]
-    ) -> Callable[[int, np.ndarray | None], None]:
+    def change(self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray]) -> Change:
         """How a delta changes tensor `i`: a function that moves tile `j` on by its symbols.
 
         Args:
@@ -183,6 +182,17 @@ class Chain:
                     direction = self.direction(i, j) if step.beta else None
                     before = self.as_lattice(i, j)
                     return lattice.advance(before, step, symbols, direction, factors, tiles[j])
+
+            case "jump":
+                jump = lattice.Jump.read(entry.params)
+
+                def move(j: int, symbols: np.ndarray) -> State:
+                    before = self.as_lattice(i, j)
+                    if jump.anchored:
+                        each = exact.symbol_count(dtype)
+                        part = shared[0][each * tiles[j].start : each * tiles[j].stop]
+                        before = lattice.start(exact.decode(part, dtype, None).value())
+                    return lattice.jump(before, jump, symbols)
 
             case "second":
 
@@ -222,7 +232,7 @@ class Chain:
         return change
 
 
-LOSSY = ("lattice", "second", "first", "outer", "buckets", "blocks")
+LOSSY = ("lattice", "jump", "second", "first", "outer", "buckets", "blocks")
 _INT16, _INT32 = np.dtype(np.int16), np.dtype(np.int32)
 Part = tuple[str, np.dtype[Any], int]  # pool, dtype and number of symbols
 
@@ -234,6 +244,10 @@ def shared_parts(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...
         case "lattice":
             scale = lattice.Step.read(entry.params, matrix).scale
             return _sides("weight", scale, matrix) if scale else []
+        case "jump":
+            if not lattice.Jump.read(entry.params).anchored:
+                return []
+            return [_exact("plain", dtype, prod(shape))]
         case "second":
             return [("axes", _INT16, matrix.sides)]
         case "outer":
@@ -252,9 +266,16 @@ def tile_part(entry: blobs.Entry, dtype: np.dtype[Any], shape: tuple[int, ...]) 
         case "lattice":
             step = lattice.Step.read(entry.params, view(shape))
             return ("weight", _INT32, 1) if step.corrected else None
+        case "jump":
+            return "way", _INT32, 1
         case "first" | "second" | "buckets" | "blocks":
             return entry.kind, _INT16, 1
-    return f"{entry.kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), exact.symbol_count(dtype)
+    return _exact(entry.kind, dtype, 1)
+
+
+def _exact(kind: str, dtype: np.dtype[Any], size: int) -> Part:
+    count = size * exact.symbol_count(dtype)
+    return f"{kind}{exact.width(dtype)}", exact.symbol_dtype(dtype), count
 
 
 def _sides(pool: str, scale: Scale, matrix: Matrix) -> list[Part]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
+from keras_lc.core.coding import Coding
 from keras_lc.core.floats import is_float, is_roomy, positive_range, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.presets import LC, Balanced, Codec, Int8
@@ -26,33 +27,6 @@ _SPARE = 8  # outer products expected beyond those of the last time
 _DENSE = 1 << 15  # values on which differences are tried
 _EMPTY: list[Any] = [1.0, 0, []]  # the scale of no outer products
 _WEIGHED = 7  # of a large second moment, one value in so many is weighed for its factor
-
-
-def _nothing(_: int) -> None:
-    return None
-
-
-@dataclass
-class Coding:
-    """How one tensor is coded this time.
-
-    Attributes:
-        i: its number.
-        entry: what the table of the delta says of it, but for what `settle` adds.
-        shared: symbols that are not of single tiles.
-        symbols: those of a tile by its number, where there are any.
-        after: called when the tile has been moved on.
-        settle: the entry, when it is known whether any symbol of a tile is not zero.
-        moved: which tiles have such symbols.
-    """
-
-    i: int
-    entry: blobs.Entry
-    shared: list[np.ndarray] = field(default_factory=list)
-    symbols: Callable[[int], np.ndarray | None] = _nothing
-    after: Callable[[int], None] = _nothing
-    settle: Callable[[bool], blobs.Entry] | None = None
-    moved: dict[int, bool] = field(default_factory=dict)
 
 
 class Tensors:
@@ -132,16 +106,14 @@ class Tensors:
             if coding.entry.kind not in ("lattice", "same"):
                 self._reach[i] = 0.0
         self._seen[i] = _sample(array).copy()
+        if coding.entry.kind != "same":
+            coding.change = self._chain.change(i, coding.entry, coding.shared)
         return coding
 
-    def settle(self, coding: Coding) -> blobs.Entry:
-        """The entry of a tensor whose tiles have all been moved on."""
-        entry = coding.entry
-        if coding.settle is not None:
-            entry = coding.settle(any(coding.moved.values()))
-        if entry.kind != "same":
-            self._changed.add(coding.i)
-        return entry
+    def note(self, i: int, kind: str) -> None:
+        """Take notice of what has become of a tensor."""
+        if kind != "same":
+            self._changed.add(i)
 
     def _tiles(self, i: int) -> Iterator[tuple[int, slice, np.ndarray]]:
         """Number, place and live values of each tile of tensor `i`."""
@@ -154,7 +126,12 @@ class Tensors:
 
     def _exact(self, i: int) -> Coding:
         array, tensor, tiles = self._state[i], self._chain.tensors[i], self._chain.table.tiles[i]
-        if all(exact.same(values, tensor[j].value()) for j, _, values in self._tiles(i)):
+        # a first moment follows its second one
+        stale = self._chain.references[i] in self._changed and isinstance(tensor[0], first.Scaled)
+        same = not stale and (
+            exact.same(values, tensor[j].value()) for j, _, values in self._tiles(i)
+        )
+        if same and all(same):
             return Coding(i, blobs.Entry("same", []))
         params = self._foreseen(i)
         if params is not None:
@@ -272,7 +249,7 @@ class Tensors:
             i,
             blobs.Entry("lattice", step.write()),
             shared,
-            _nothing if k is None else lambda j: k[tiles[j]],
+            lambda j: None if k is None else k[tiles[j]],
         )
 
     def _second(self, i: int, beside: int | None, levels: bool) -> Coding | None:
@@ -308,7 +285,14 @@ class Tensors:
             tensor[:] = [replace(state, factor=factor) for state in tensor]
             return entry
 
-        return Coding(i, blobs.Entry("second", [1.0]), [drift], symbols, after, settle)
+        return Coding(
+            i,
+            blobs.Entry("second", [1.0]),
+            [drift],
+            symbols=symbols,
+            after=after,
+            settle=settle,
+        )
 
     def _ratio(self, i: int) -> np.ndarray | None:
         """First moment `i` in units of the root of the second one, as a decoder has that; None

@@ -25,8 +25,8 @@ class Exact:
 
     array: np.ndarray  # flat, owned
 
-    def value(self, part: slice = slice(None)) -> np.ndarray:
-        return self.array[part]
+    def value(self, part: slice | None = None) -> np.ndarray:
+        return self.array if part is None else self.array[part]
 
 
 def width(dtype: np.dtype[Any]) -> int:

@@ -47,14 +47,14 @@ class Scaled:
         return out.astype(self.dtype, copy=False)
 
 
-def ratio(m: np.ndarray, scale: Any, part: slice = slice(None)) -> np.ndarray:
+def ratio(m: np.ndarray, scale: Any, part: slice | None = None) -> np.ndarray:
     """A tile of a first moment, or some of its values, in units of the root of the second one:
     flat and of a real dtype."""
-    real = real_dtype(m.dtype)
+    real, some = real_dtype(m.dtype), m if part is None else m[part]
     if scale is None:
-        return m[part].astype(real)
+        return some.astype(real)
     root = np.sqrt(scale.value(part).astype(real, copy=False))
-    out = m[part].astype(real, copy=False) / root
+    out = some.astype(real, copy=False) / root
     if root.size and not root.min() > 0:
         out[root == 0] = 0
     return out

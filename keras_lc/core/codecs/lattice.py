@@ -267,6 +267,46 @@ def advance(
     return Lattice(state.anchor, before - finer, q, step.exponent)
 
 
+@dataclass(frozen=True)
+class Jump:
+    """What stands for several deltas of one tensor besides its symbols."""
+
+    exponent: int  # of the last of them
+    unit: int  # in which the way is given
+    anchored: bool  # whether there is another anchor since
+
+    def write(self) -> list[Any]:
+        """As a list for JSON."""
+        return [self.exponent, self.unit, int(self.anchored)]
+
+    @classmethod
+    def read(cls, params: list[Any]) -> Jump:
+        """The reverse of `write`, checked."""
+        exponent, unit, anchored = params
+        known = exponent in _EXPONENTS and anchored in (0, 1) and isinstance(unit, int)
+        if not (known and exponent - FINE - LIMIT.bit_length() <= unit <= exponent - FINE):
+            raise DamagedError(f"a way in units of 2**{unit} is impossible.")
+        return cls(int(exponent), unit, bool(anchored))
+
+
+def jump(state: Lattice, jump: Jump, way: np.ndarray) -> Lattice:
+    """The state of a tile after several deltas, `way` being the sum of their movements."""
+    finer = state.unit - jump.unit if state.q.any() else 0
+    if not 0 <= finer <= LIMIT.bit_length():
+        raise DamagedError(f"a way in units of 2**{jump.unit} is too far from the last.")
+    return Lattice(state.anchor, jump.unit, (state.q << finer) + way, jump.exponent)
+
+
+def way(before: Lattice, after: Lattice, jump: Jump) -> np.ndarray:
+    """The sum of the movements of a tile from one state to another of the same anchor."""
+    moved: np.ndarray = _fine(after, jump.unit) - _fine(before, jump.unit)
+    return moved
+
+
+def _fine(state: Lattice, unit: int) -> np.ndarray:
+    return state.q << (state.unit - unit) if state.q.any() else state.q
+
+
 def _power(exponent: int, real: np.dtype[Any]) -> Any:
     return np.ldexp(real.type(1), exponent)
 

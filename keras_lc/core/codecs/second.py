@@ -66,10 +66,10 @@ class LogLevel:
         within = smallest * _LARGEST_FACTOR < ends[0] and ends[1] < largest / _LARGEST_FACTOR
         return ends if within else None
 
-    def value(self, part: slice = slice(None)) -> np.ndarray:
+    def value(self, part: slice | None = None) -> np.ndarray:
         """The values, or some of them, not below the smallest positive number of the dtype
         unless zero."""
-        real = real_dtype(self.dtype)
+        real, part = real_dtype(self.dtype), slice(None) if part is None else part
         if self.ends is None:
             power = self.level.astype(np.int32)
             power *= CELL
