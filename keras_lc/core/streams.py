@@ -162,8 +162,9 @@ def _scatter(body: memoryview, count: int) -> np.ndarray:
     if any(part[0] == _SPARSE for part in (zeros, values)):
         raise DamagedError("a chunk of few symbols is made of such chunks.")
     before, others = decompress(zeros, held), decompress(values, held)
+    within = not held or (before.min() >= 0 and before.max() < count)  # no sum wraps around
     places = np.cumsum(before.astype(np.int64) + 1) - 1
-    if held and (before.min() < 0 or places[-1] >= count):
+    if not within or (held and places[-1] >= count):
         raise DamagedError("a chunk of few symbols has them at impossible places.")
     symbols = np.zeros(count, others.dtype)
     symbols[places] = others
