@@ -11,7 +11,7 @@ import numpy as np
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
 from keras_lc.core.coding import Coding
-from keras_lc.core.floats import is_float, is_roomy, positive_range, real_dtype
+from keras_lc.core.floats import is_roomy, positive_range, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.presets import LC, Balanced, Codec, Int8
 from keras_lc.core.spec import TensorSpec
@@ -42,14 +42,9 @@ class Tensors:
         self._moments = {
             of: i for i, of in enumerate(references) if of >= 0 and specs[i].role == "first_moment"
         }
-        # of each first moment its weight
+        # of each first moment the weight that refers to it, and so is planned after it
         self._weights = {
-            i: chain.table.index[spec.of]
-            for i, spec in enumerate(specs)
-            if spec.role == "first_moment"
-            and spec.of is not None
-            and chain.table.sizes[i] == chain.table.sizes[chain.table.index[spec.of]]
-            and is_float(chain.table.dtypes[chain.table.index[spec.of]])
+            of: i for i, of in enumerate(references) if of >= 0 and specs[i].role == "weight"
         }
         # a few values of each tensor as they were live, to measure how far it has moved
         self._seen = [chain.sample(i, _every(size)) for i, size in enumerate(chain.table.sizes)]

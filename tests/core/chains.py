@@ -33,6 +33,7 @@ CODECS = {
     "lc one table": LC(3, "model"),
     "int8": "int8",
     "smallest": "smallest",
+    "fast": "fast",
     **{f"lc {bits} bits": LC(bits) for bits in (1, 8)},  # the others are those of one codec
     "weights lossless": {"w/*": "lossless", "*": "balanced"},
     "first moment lossless": {"m/*": "lossless", "*": "balanced"},

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from keras_lc.core import PRESETS, Balanced, TensorSpec, tensors
 from keras_lc.core.codecs import first as codec
-from keras_lc.core.codecs import outer
+from keras_lc.core.codecs import outer, second
 from keras_lc.core.matrix import view
 from keras_lc.errors import DamagedError
 
-from .chains import FLOATS, SPECS, Ends, bits, examples, finite, name_of, rough, training
+from .chains import FLOATS, ROOMY, SPECS, Ends, bits, examples, finite, name_of, rough, training
 
 ROLES = [TensorSpec("m", "first_moment", "w"), TensorSpec("v", "second_moment", "w")]
 ALONE = [TensorSpec("m", "first_moment")]
@@ -202,24 +202,62 @@ def test_a_first_moment_that_rests_while_the_second_moves_is_sent_again():
 @examples(100)
 def test_integers_are_the_nearest(seed, coarse, dtype):
     ratio = np.random.default_rng(seed).normal(size=40).astype(dtype)
-    step, k = codec.encode(ratio, coarse)
-    assert abs(step / coarse - 1) < 0.006
-    assert k.dtype == np.int32
-    after = codec.advance(k, step, None, np.dtype(dtype))
+    tile, step = slice(0, ratio.size), max(coarse, 2e-4)
+    assert codec.fits(ratio, None, step)
+    k = codec.encode(ratio.copy(), step)
+    assert k.dtype == np.int16
+    after = codec.advance(k, step, None, np.dtype(dtype), tile)
     assert np.array_equal(after.integers(), k)
     assert np.abs(after.value() - ratio).max() <= 0.5001 * step + 1e-6
-    nothing, zeros = codec.encode(ratio, 0.0)
-    assert nothing == 0
+    zeros = codec.encode(ratio.copy(), 0.0)
     assert not zeros.any()
-    assert not codec.advance(zeros, nothing, None, np.dtype(dtype)).value().any()
+    assert not codec.advance(zeros, 0.0, None, np.dtype(dtype), tile).value().any()
 
 
-@pytest.mark.parametrize("step", [1e-40, 1e40, float("nan"), float("inf"), 1e-9])
-def test_integers_that_would_be_too_large_are_none(step):
-    assert codec.encode(np.array([1.0, 1e5]), step) is None
+def levels(v):
+    """A second moment as a decoder has it."""
+    matrix, tile = view(v.shape), slice(0, v.size)
+    return second.start(v, second.axes(v, matrix), matrix, tile)
+
+
+@pytest.mark.parametrize("dtype", ROOMY, ids=name_of)
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("scale", [None, 1.0, 0.0])
+@np.errstate(invalid="ignore")
+def test_integers_that_fit_are_not_cut_off(dtype, sign, scale):
+    beside = None if scale is None else levels(np.array([1.0, scale], dtype))
+    for farthest in (8.0, 3.3):
+        m = np.array([sign * farthest, 0], dtype)
+        ratio = codec.ratio(m, beside)
+        largest = abs(float(ratio[0]))
+        assert not codec.fits(m, beside, largest / 33000)
+        for most in np.linspace(32760, 32775, 61):
+            if codec.fits(m, beside, largest / most):
+                k = codec.encode(ratio.copy(), largest / most)
+                assert abs(int(k[0]) - sign * most) < 0.51
+        assert codec.fits(m, beside, largest / 32760)
+
+
+def test_values_that_would_be_too_large_do_not_fit():
+    m = np.array([1.0, 1e5])
+    for step in (1e-40, 1e-9, 1.0):
+        assert not codec.fits(m, None, step)
+    assert codec.fits(m, None, 4.0)
+    assert codec.fits(m, None, 0.0)
+    assert not codec.fits(np.array([1.0, 4e4], np.float16), None, 0.0)
+    for bad in (np.nan, np.inf, -np.inf):
+        m[0] = bad
+        for beside in (None, levels(np.ones(2)), levels(np.array([0.0, 1.0]))):
+            assert not codec.fits(m, beside, 4.0)
+
+
+def test_steps_that_no_integers_are_for_leave_a_moment_to_others():
+    for size in (1e-34, 1e34):
+        live = np.linspace(-size, size, 100)
+        assert bits(Ends({"m": 0 * live}, "balanced", ALONE).send({"m": live})["m"]) == bits(live)
 
 
 def test_an_impossible_step_is_refused():
     for step in (-1.0, float("nan"), float("inf")):
         with pytest.raises(DamagedError):
-            codec.advance(np.zeros(1, np.int32), step, None, np.dtype(np.float32))
+            codec.advance(np.zeros(1, np.int16), step, None, np.dtype(np.float32), slice(0, 1))

@@ -265,11 +265,18 @@ def test_positions_are_exact_sums_of_integers(deltas):
             for i, whole in enumerate((a * c + 2 * b * d, a * d + 2 * b * c)):
                 unit = Fraction(2) ** step.unit
                 exact[i] += round(Fraction(whole, 8) / unit) * unit
-        state = lattice.advance(state, step, np.array([k, -k], np.int32), moment, factors)
+        moves = np.array([k, -k], np.int32)
+        state = lattice.advance(state, step, moves, moment, factors, slice(0, 2))
         for i, sign in enumerate((1, -1)):
             exact[i] += sign * k * Fraction(2) ** exponent
             exact[i] += int(moment[i] * beta) * Fraction(2) ** step.unit
     assert [Fraction(float(x)) for x in state.value()] == exact
+
+
+def surveyed(target, state):
+    """The way to a target that is one tile, and what has to be known of it."""
+    survey = lattice.Survey(lattice.reach([state]))
+    return survey.look(target, state, None), survey
 
 
 @given(
@@ -295,12 +302,13 @@ def test_a_matrix_is_corrected_only_where_it_is_far_off(seed, dtype, coarse, spi
         (tensors._STEP * noise) ** 0.5, float(np.abs(target).max()), np.dtype(dtype)
     )
     state = lattice.start(anchor)
-    step, k, factors = lattice.encode(target, state, exponent, None, matrix, noise, 0, ahead)
+    way, survey = surveyed(target, state)
+    step, k, factors = lattice.approximate(way, None, survey, exponent, matrix, noise, 0, ahead)
     event(f"single corrections: {k is not None}, outer products: {factors is not None}")
     assert step == lattice.Step.read(json.loads(json.dumps(step.write())), matrix)
     assert (k is None) == (not step.corrected)
     assert (factors is None) == (step.scale is None)
-    after = lattice.advance(state, step, k, None, factors)
+    after = lattice.advance(state, step, k, None, factors, slice(0, size))
     off = np.abs(after.value().astype(np.float64) - target) / 2.0**exponent
     rounding = 4 * np.finfo(dtype).eps * np.abs(target).max() / 2.0**exponent
     assert off.max() <= 2 * lattice.FAR + rounding
@@ -316,19 +324,49 @@ def test_single_values_of_a_large_matrix_are_corrected_alone():
     far = rng.permutation(30_000)[:40]
     target = anchor + 0.002 * rng.normal(size=30_000)
     target[far] += 1.2 * lattice.FAR * 2.0**exponent
-    step, k, factors = lattice.encode(target, lattice.start(anchor), exponent, None, matrix, noise)
+    way, survey = surveyed(target, lattice.start(anchor))
+    step, k, factors = lattice.approximate(way, None, survey, exponent, matrix, noise, 0, None)
     assert factors is None
     assert step.corrected
     assert set(np.flatnonzero(k)) == set(far)
 
 
-def test_without_noise_a_matrix_is_brought_to_within_half_a_step():
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([None, 0.0, 0.9]),
+    st.integers(-12, -2),
+)
+@examples(60)
+def test_single_values_are_brought_to_within_half_a_step(seed, dtype, alike, exponent):
+    rng = np.random.default_rng(seed)
+    anchor, moment = rng.normal(size=480).astype(dtype), None
+    target = (anchor + 0.1 * rng.normal(size=480)).astype(dtype)
+    if alike is not None:
+        moment = np.rint(20 * (alike * 10 * (target - anchor) + (1 - alike) * rng.normal(size=480)))
+    state = lattice.start(anchor)
+    way, survey = surveyed(target, state)
+    step = lattice.follow(way, moment, survey, exponent)
+    assert bool(step.beta) == (alike == 0.9)
+    k = lattice.correct(target, state, step, moment)
+    after = lattice.advance(state, step, k, moment, None, slice(0, 480))
+    off = np.abs(after.value().astype(np.float64) - target)
+    assert off.max() <= 0.5 * 2.0**exponent + 4 * np.finfo(dtype).eps * np.abs(target).max()
+
+
+def test_a_matrix_that_rests_is_brought_to_within_half_a_step():
     rng = np.random.default_rng(13)
-    anchor, target = rng.normal(size=480), rng.normal(size=480)
-    step, k, factors = lattice.encode(target, lattice.start(anchor), -3, None, Matrix(24, 20))
-    assert factors is None
-    after = lattice.advance(lattice.start(anchor), step, k, None, None)
-    assert np.abs(after.value() - target).max() <= 0.5 * 2.0**-3 + 1e-12
+    base = rng.normal(size=(24, 20))
+    then = (
+        base + np.outer(rng.normal(size=24), rng.normal(size=20)) + 0.3 * rng.normal(size=(24, 20))
+    )
+    ends, off = Ends({"w": base}), []
+    for rests in (False, True):
+        decoded = ends.send({"w": then})["w"]
+        step = lattice.Step.read(ends.entries()["w"].params, view(then.shape))
+        assert (step.scale is None) == rests
+        off.append(np.abs(decoded - then).max() / 2.0**step.exponent)
+    assert off[1] <= 0.5 + 1e-9 < off[0]
 
 
 NAN, INF = float("nan"), float("inf")
@@ -382,7 +420,12 @@ def test_a_prediction_without_a_moment_is_refused():
     zero = np.zeros(2, np.float32)
     with pytest.raises(DamagedError):
         lattice.advance(
-            lattice.start(zero), lattice.Step(0, 1.0), zero.astype(np.int32), None, None
+            lattice.start(zero),
+            lattice.Step(0, 1.0),
+            zero.astype(np.int32),
+            None,
+            None,
+            slice(0, 2),
         )
 
 

@@ -101,7 +101,7 @@ def test_an_impossible_factor_is_refused():
     for factor in (-1.0, 0.0, 99.0, float("nan"), float("inf")):
         one, nothing = np.ones(1, np.float32), np.zeros(1, np.int16)
         with pytest.raises(DamagedError):
-            second.advance(one, view((1,)), factor, nothing, nothing)
+            second.advance(one, view((1,)), slice(0, 1), factor, nothing, nothing)
 
 
 def test_the_drift_of_rows_and_columns_is_cheap():

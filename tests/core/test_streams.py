@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_lc.core.streams import CHUNK, SymbolReader, packed_size
+from keras_lc.core.streams import CHUNK, SymbolReader, _dense, packed_size
 from keras_lc.errors import DamagedError
 
 from .chains import examples, pack
@@ -101,3 +101,155 @@ def test_random_chunks_never_crash(width, body):
     pool = reader(bytes([width]) + len(body).to_bytes(4, "little") + body, 10)
     with suppress(DamagedError):
         assert pool.take(10, np.dtype(np.int64)).size == 10
+
+
+def sparse(held, zeros, values, surplus=b""):
+    """A chunk of a few symbols and of the zeros before each."""
+    body = held.to_bytes(4, "little") + zeros + values + surplus
+    return b"\0" + len(body).to_bytes(4, "little") + body
+
+
+def gaps(*zeros, dtype=np.int64):
+    """A chunk of numbers that are not narrowed."""
+    return _dense(np.array(zeros, dtype))
+
+
+def refused(data, total=100):
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError):
+            reader(data, total).take(total, np.dtype(np.int32))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.integers(1, 5000),
+    st.integers(0, 2**32),
+    st.sampled_from([0, 1, 30, 31, 32, 33, 40]),
+)
+@examples(100)
+def test_few_symbols_among_zeros_come_back(dtype, size, seed, share):
+    rng = np.random.default_rng(seed)
+    whole = np.zeros(size, dtype)
+    places = rng.permutation(size)[: size * share // 1000]
+    info = np.iinfo(dtype)
+    whole[places] = rng.choice([1, -1, info.min, info.max], len(places))
+    data = pack(whole)
+    assert (data[0] == 0) == (np.count_nonzero(whole) * 32 <= size)
+    pool = reader(data, size)
+    assert np.array_equal(pool.take(size, whole.dtype), whole)
+    pool.finish()
+
+
+@pytest.mark.parametrize("places", [[], [0], [-1], [0, 1, 2], [0, -1], [500, 501]])
+def test_few_symbols_may_be_anywhere(places):
+    whole = np.zeros(1000, np.int16)
+    whole[places] = 7
+    assert pack(whole)[0] == 0
+    assert np.array_equal(reader(pack(whole), 1000).take(1000, whole.dtype), whole)
+
+
+def test_zeros_take_next_to_nothing():
+    assert len(pack(np.zeros(CHUNK, np.int32))) < 100
+
+
+def test_the_forger_can_make_a_good_chunk_of_few_symbols():
+    data = sparse(3, gaps(2, 0, 94, 1), gaps(7, -8, 9))
+    found = reader(data, 100).take(100, np.dtype(np.int32))
+    assert found.tolist() == [0, 0, 7, -8, *[0] * 94, 9, 0]
+    assert not reader(sparse(0, gaps(100), gaps()), 100).take(100, np.dtype(np.int32)).any()
+
+
+NONE, ONE, PAIR, ALL = gaps(), gaps(1), gaps(1, 98), gaps(100)
+FAR = [100, 101, 2**31, 2**62, 2**63 - 1, -1, -2, -(2**63)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sparse(0, b"", b""),
+        sparse(0, ALL, b""),
+        sparse(0, ALL, NONE, b"\0"),
+        sparse(1, PAIR, ONE, ONE),
+        sparse(1, PAIR, NONE),
+        sparse(1, ONE, ONE),
+        sparse(0, NONE, NONE),
+        sparse(0, PAIR, ONE),
+        sparse(2, PAIR, gaps(1, 1)),
+        sparse(1, gaps(1, 2, 95), ONE),
+        sparse(1, PAIR, gaps(1, 2)),
+        sparse(101, gaps(*[0] * 102), gaps(*[1] * 101)),
+        sparse(2**32 - 1, PAIR, ONE),
+        sparse(1, sparse(1, gaps(0, 1), gaps(99)), ONE),
+        sparse(1, PAIR, sparse(1, gaps(0, 0), ONE)),
+        sparse(1, b"\3" + PAIR[1:], ONE),
+        sparse(1, PAIR, b"\xff" + ONE[1:]),
+        *[b"\0" + len(body).to_bytes(4, "little") + body for body in (b"", b"\0", b"\0" * 3)],
+        *[sparse(0, gaps(far), NONE) for far in (0, 1, 99, 101, *FAR[2:])],
+        *[sparse(1, gaps(far, 0), ONE) for far in (0, 98, *FAR)],
+        *[sparse(1, gaps(0, far), ONE) for far in (0, 98, *FAR)],
+        *[sparse(1, gaps(far, 99 - far), ONE) for far in (-1, 100, 101, 2**40)],
+        sparse(2, gaps(2**63 - 1, 2**63 - 1, 99), gaps(1, 1)),
+        sparse(3, gaps(2**62, 2**62, 2**62, 2**62 + 97), gaps(1, 1, 1)),
+    ],
+)
+def test_a_hostile_chunk_of_few_symbols_is_refused(data):
+    refused(data)
+
+
+def test_every_truncation_of_a_chunk_of_few_symbols_is_damage():
+    data = sparse(3, gaps(2, 0, 94, 1), gaps(7, -8, 9))
+    for length in range(len(data)):
+        refused(data[:length])
+        if length >= 5:  # with a length that is right
+            refused(b"\0" + (length - 5).to_bytes(4, "little") + data[5:length])
+
+
+def test_changed_bytes_of_a_chunk_of_few_symbols_never_crash():
+    rng = np.random.default_rng(2)
+    whole = np.zeros(4000, np.int32)
+    whole[rng.permutation(4000)[:60]] = rng.integers(-9000, 9000, 60)
+    data = pack(whole)
+    assert data[0] == 0
+    tracemalloc.start()
+    for position in range(len(data)):
+        for value in (0, 1, 2, 4, 8, 0x7F, 0x80, 0xFF):
+            damaged = bytearray(data)
+            damaged[position] = value
+            with suppress(DamagedError):
+                assert reader(bytes(damaged), 4000).take(4000, whole.dtype).size == 4000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+
+
+@given(
+    st.integers(0, 4),
+    st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-1, 3), max_size=4),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    st.booleans(),
+)
+@examples(200)
+def test_any_gaps_are_refused_or_right(held, zeros, values, fitting):
+    if fitting:
+        held, zeros = len(values), [abs(zero) % 4 for zero in [*zeros, 1, 2, 3, 0, 1]]
+        zeros = zeros[: held + 1]
+    total = max(1, min(held + sum(zeros), 20))
+    data = sparse(held, gaps(*zeros), gaps(*values))
+    right = held == len(zeros) - 1 == len(values) and min(zeros) >= 0
+    right = right and sum(zeros) + held == total
+    expected = [
+        number
+        for zero, value in zip(zeros, [*values, None], strict=False)
+        for number in [*[0] * (zero if right else 0), value]
+    ][:-1]
+    try:
+        found = reader(data, total).take(total, np.dtype(np.int64))
+    except DamagedError:
+        assert not right
+    else:
+        assert right
+        assert found.tolist() == expected

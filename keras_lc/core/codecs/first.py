@@ -17,7 +17,7 @@ from keras_lc.core.codecs.second import LogLevel
 from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.errors import DamagedError
 
-_MOST = 1 << 15  # integers are smaller
+_MOST = (1 << 15) - 1  # integers are no larger
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,12 @@ def fits(m: np.ndarray, scale: Any, step: float) -> bool:
         small = 2 * farthest * root < positive_range(m.dtype)[1]
         return small and (step == 0 or farthest < _MOST * step)
 
+    top = largest(m)
+    if not np.isfinite(top):
+        return False
     if isinstance(scale, LogLevel) and scale.ends is not None:
         low, high = (np.sqrt(scale.factor * end) for end in scale.ends)
-        if within(largest(m) / low, high):
+        if within(top / low, high):
             return True
     root = 1.0 if scale is None else float(np.sqrt(largest(scale.value())))
     return within(largest(ratio(m, scale)), root)

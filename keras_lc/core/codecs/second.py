@@ -62,7 +62,8 @@ class LogLevel:
         )
         smallest, largest = positive_range(self.dtype)
         smallest = max(smallest, float(np.finfo(real_dtype(self.dtype)).tiny))
-        ends = float(np.ldexp(1.0, low // 4)), float(np.ldexp(1.0, high // 4 + 1))
+        with np.errstate(over="ignore"):
+            ends = float(np.ldexp(1.0, low // 4)), float(np.ldexp(1.0, high // 4 + 1))
         within = smallest * _LARGEST_FACTOR < ends[0] and ends[1] < largest / _LARGEST_FACTOR
         return ends if within else None
 

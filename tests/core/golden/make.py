@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_lc.core import PRESETS, DeltaEncoder, TensorSpec, compress, decompress
+from keras_lc.core.tiles import TILE
 
 HERE = Path(__file__).parent
 DIGESTS = HERE / "digests.json"
@@ -23,7 +24,8 @@ DTYPES = {
     "float64": np.float64,
 }
 DELTAS = 3
-SHAPES = {"kernel": (16, 20), "conv": (2, 2, 5, 20), "bias": (20,)}
+LARGE = {"table": (TILE + 300,), "wide": (257, 258)}  # of several tiles; most stays zero
+SHAPES = {"kernel": (16, 20), "conv": (2, 2, 5, 20), "bias": (20,)} | LARGE
 SPECS = [
     TensorSpec(f"{part}/{name}", role, f"w/{name}")
     for part, role in [("m", "first_moment"), ("v", "second_moment")]
@@ -41,12 +43,25 @@ def states(dtype):
         flat = rng.normal(size=(rows, 2)) @ rng.normal(size=(2, columns))
         return (flat + 0.1 * rng.normal(size=(rows, columns))).reshape(shape).astype(dtype)
 
-    w = {name: (0.1 * rng.normal(size=shape)).astype(dtype) for name, shape in SHAPES.items()}
+    def alive(array):
+        """Large arrays are sparse, so that the files stay small."""
+        if array.size <= TILE:
+            return array
+        some = np.zeros_like(array)
+        few = (slice(None, None, 16),) * 2 if array.ndim > 1 else slice(None, None, 3999)
+        some[few] = array[few]
+        return some
+
+    w = {
+        name: alive((0.1 * rng.normal(size=shape)).astype(dtype)) for name, shape in SHAPES.items()
+    }
     m = {name: np.zeros(shape, dtype) for name, shape in SHAPES.items()}
     v = {name: np.zeros(shape, dtype) for name, shape in SHAPES.items()}
     for step in range(4 + DELTAS):
         for name, shape in SHAPES.items():
             g = gradient(shape)
+            if name in LARGE:
+                g = alive(np.sign(g))
             m[name] = m[name] + (g - m[name]) * one(0.1)
             v[name] = v[name] + (g * g - v[name]) * one(0.01)
             w[name] = w[name] - (m[name] * one(1e-3)) / (np.sqrt(v[name]) + one(1e-7))
