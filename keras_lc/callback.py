@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
 
     Args:
         filepath: template such as `"training/cp-{epoch:04d}"`; `{epoch}`, `{batch}` and names
-            of logs are filled in, a suffix of Keras' is accepted and left out.
+            of logs are filled in, a suffix of Keras' is accepted and left out. It may be a URL
+            that fsspec knows, such as `"s3://bucket/training/cp-{epoch:04d}"`.
         monitor: the log that `save_best_only` compares.
         verbose: 1 prints a line about each save.
         save_best_only: save only when `monitor` has improved.
@@ -103,7 +103,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             "on_error": on_error,
             "owns": self._template.fits,
         }
-        self._checkpointer = Checkpointer(self._template.directory or Path(), **self._options)
+        self._directory = self._template.directory
+        self._checkpointer = Checkpointer(self._directory or "", **self._options)
         self._capture: KerasCapture | None = None
         self._last_step = 0
         self._epoch = 0
@@ -142,9 +143,10 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self.wait()
 
-    def _begin_chain(self, directory: Path) -> None:
+    def _begin_chain(self, directory: str) -> None:
         """A new chain in a directory, or the one that the model has been restored from."""
         self.wait()
+        self._directory = directory
         self._checkpointer = Checkpointer(directory, **self._options)
         capture = self._capture
         assert capture is not None
@@ -156,7 +158,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         if not self._wanted(epoch, logs, path):
             return
         directory, name = split(path)
-        if directory != self._checkpointer.directory:
+        if directory != self._directory:
             self._begin_chain(directory)
         capture, checkpointer = self._capture, self._checkpointer
         assert capture is not None

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from keras_lc.core import DeltaEncoder, Rules
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, TemplateError
 from keras_lc.loader import CheckpointInfo, describe, load
-from keras_lc.store import base, chain, files, index, record
+from keras_lc.store import base, chain, index, record
 from keras_lc.store.index import Contents, Stored
+from keras_lc.store.locate import directory_at
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 
@@ -60,7 +60,7 @@ class Checkpointer:
                 raise OptionError(f"{option}={value!r}: expected a whole number from 1 up.")
         if on_error not in ("raise", "warn"):
             raise OptionError(f"on_error={on_error!r}: expected 'raise' or 'warn'.")
-        self.directory = Path(directory)
+        self.directory = directory_at(directory)
         self._codec = codec
         self._keyframe_every = keyframe_every
         self._max_to_keep = max_to_keep
@@ -95,9 +95,7 @@ class Checkpointer:
             or self._base_next
             or len(self._chain) >= self._keyframe_every
             or any(stored.name == name for stored in self._chain)
-            or not all(
-                (self.directory / s.file).exists() for s in (self._chain[0], self._chain[-1])
-            )
+            or any(self.directory.gone(s.file) for s in (self._chain[0], self._chain[-1]))
             or not self._encoder.fits(snapshot.arrays)
         )
 
@@ -129,7 +127,6 @@ class Checkpointer:
             )
         self.wait()
         with self._failures():
-            files.make_directory(self.directory)
             self._background.submit(lambda: self._commit(snapshot, header, codec))
 
     def adopt(self, source: Source) -> None:
@@ -158,8 +155,9 @@ class Checkpointer:
                 return
 
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
+        self.directory.make()
         if not self._swept:
-            files.remove_leftovers(self.directory)
+            self.directory.remove_leftovers()
             self._swept = True
         contents = index.scan(self.directory)
         encoder, self._encoder = self._encoder, None  # until this save is durable
@@ -185,20 +183,21 @@ class Checkpointer:
             self._on_saved(describe(self.directory, contents, stored))
 
     def _write_base(self, contents: Contents, snapshot: Snapshot, header: dict[str, Any]) -> Stored:
-        path = self.directory / (header["name"] + index.BASE)
-        self._displace(contents, path)
+        file = header["name"] + index.BASE
+        self._displace(contents, file)
         header["kind"] = "base"
-        base.write(path, header, snapshot.arrays, snapshot.layout or {}, snapshot.about)
+        layout = snapshot.layout or {}
+        base.write(self.directory, file, header, snapshot.arrays, layout, snapshot.about)
         self._base_next = False
-        return index.read_header(path)
+        return index.read_header(self.directory, file)
 
     def _write_delta(self, contents: Contents, header: dict[str, Any], blob: bytes) -> Stored:
-        path = self.directory / (header["name"] + index.DELTA)
-        self._displace(contents, path)
+        file = header["name"] + index.DELTA
+        self._displace(contents, file)
         header |= {"kind": "delta", "parent": self._chain[-1].digest}
-        with files.write_once(path) as file:
-            file.write(record.pack(header, blob))
-        return index.read_header(path)
+        with self.directory.write_once(file) as opened:
+            opened.write(record.pack(header, blob))
+        return index.read_header(self.directory, file)
 
     def _check_chain(self, contents: Contents) -> None:
         lost = [stored.file for stored in self._chain if stored.digest not in contents.by_digest]
@@ -208,19 +207,19 @@ class Checkpointer:
                 "during training, so that no delta can build on it; the next checkpoint is whole."
             )
 
-    def _displace(self, contents: Contents, path: Path) -> None:
+    def _displace(self, contents: Contents, file: str) -> None:
         """Keep a file that is about to lose its name, if other checkpoints build on it."""
         for stored in contents.stored:
-            if stored.file == path.name and chain.has_children(contents, stored):
-                files.keep_as(path, path.with_name(_retired(stored)))
+            if stored.file == file and chain.has_children(contents, stored):
+                self.directory.keep_as(file, _retired(stored))
 
     def _tidy(self, saved: Stored) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
         for stored in contents.stored:
             if stored.name == saved.name and stored.file != saved.file:
-                self._displace(contents, self.directory / stored.file)
-                files.remove(self.directory / stored.file)
+                self._displace(contents, stored.file)
+                self.directory.remove(stored.file)
                 contents = index.scan(self.directory)
         keep = contents.listed
         if self._max_to_keep is not None:
@@ -230,7 +229,7 @@ class Checkpointer:
             ]
         if drop := chain.disposable(contents, keep):
             for stored in drop:
-                files.remove(self.directory / stored.file)
+                self.directory.remove(stored.file)
             contents = index.scan(self.directory)
         index.write_index(self.directory, contents)
         return contents

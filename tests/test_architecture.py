@@ -63,7 +63,7 @@ def within(name, allowed):
     ("part", "outside", "inside"),
     [
         ("core", {"numpy", "pcodec"}, CORE),
-        ("store", {"numpy", "h5py", "ml_dtypes"}, STORE),
+        ("store", {"numpy", "h5py", "ml_dtypes", "fsspec"}, STORE),
         ("errors", set(), set()),
         ("background", set(), {"keras_lc.errors"}),
     ],

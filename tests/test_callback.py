@@ -287,6 +287,19 @@ def test_the_directory_may_depend_on_the_epoch(tmp_path):
         assert restore_latest(tmp_path / str(epoch)).epoch == epoch
 
 
+def test_a_directory_behind_a_url(tmp_path):
+    url = f"memory:/{tmp_path}/training"
+    model = dense()
+    fit(model, [LCModelCheckpoint(url + "/cp-{epoch:04d}")], epochs=2)
+    assert latest_checkpoint(url) == f"{url}/cp-0002"
+    other = dense()
+    assert restore_latest(url, other).epoch == 2
+    assert equal(state(other), state(model))
+    fit(other, [LCModelCheckpoint(url + "/cp-{epoch:04d}")], epochs=3, initial_epoch=2)
+    assert kinds(url) == ["base", "delta", "delta"]
+    assert restore(f"{url}/cp-0002").epoch == 2
+
+
 def test_saving_happens_beside_the_training(tmp_path):
     threads = []
     callback = LCModelCheckpoint(

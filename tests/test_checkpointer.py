@@ -26,6 +26,7 @@ from keras_lc.loader import (
     load_named,
 )
 from keras_lc.store import base, files, index
+from keras_lc.store.locate import directory_at
 from tests.toy import (
     SCENES,
     Scene,
@@ -74,7 +75,7 @@ def check(directory: Path, scene: Scene, before: dict[str, State], saved: bool |
 def settled(directory: Path) -> None:
     """Nothing temporary, and no file that nothing needs."""
     assert not temporaries(directory)
-    contents = index.scan(directory)
+    contents = index.scan(directory_at(directory))
     needed = set()
     by_digest = {stored.digest: stored for stored in contents.stored}
     for stored in contents.listed:

@@ -23,6 +23,7 @@ from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
 from keras_lc.loader import load, open_directory
 from keras_lc.store import files, record
+from keras_lc.store.locate import directory_at
 
 State = dict[str, np.ndarray]
 
@@ -95,7 +96,7 @@ def save(
 
 
 def run(
-    directory: Path, states: Sequence[State], prefix: str = "cp-", **options: Any
+    directory: Path | str, states: Sequence[State], prefix: str = "cp-", **options: Any
 ) -> Checkpointer:
     """A run that saves each state as cp-0001, cp-0002, ... bit for bit."""
     checkpointer = toy_checkpointer(directory, **options)
@@ -104,16 +105,17 @@ def run(
     return checkpointer
 
 
-def toy_checkpointer(directory: Path, **options: Any) -> Checkpointer:
+def toy_checkpointer(directory: Path | str, **options: Any) -> Checkpointer:
     return Checkpointer(directory, **{"codec": "lossless", "background": False, **options})
 
 
-def load_all(directory: Path) -> dict[str, State]:
+def load_all(directory: Path | str) -> dict[str, State]:
     """Every checkpoint that can be named, decoded."""
-    contents = open_directory(directory)
+    place = directory_at(directory)
+    contents = open_directory(place)
     assert not contents.damaged
     return {
-        stored.name: dict(load(directory, contents, stored).decoder.reconstruction)
+        stored.name: dict(load(place, contents, stored).decoder.reconstruction)
         for stored in contents.listed
     }
 
@@ -128,9 +130,9 @@ def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool
     )
 
 
-def kinds(directory: Path) -> dict[str, str]:
+def kinds(directory: Path | str) -> dict[str, str]:
     """Name to "base" or "delta"."""
-    contents = open_directory(directory)
+    contents = open_directory(directory_at(directory))
     return {s.name: "base" if s.parent is None else "delta" for s in contents.listed}
 
 

@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -22,7 +21,7 @@ import numpy as np
 from keras_lc.dtypes import dtype_name, parse_dtype
 from keras_lc.errors import DamagedError
 from keras_lc.store import record
-from keras_lc.store.files import write_once
+from keras_lc.store.directory import Directory
 
 GROUP = "keras_lc"
 
@@ -36,7 +35,8 @@ class Base:
 
 
 def write(
-    path: Path,
+    directory: Directory,
+    name: str,
     header: dict[str, Any],
     arrays: Mapping[str, np.ndarray],
     layout: Mapping[str, str | np.ndarray],
@@ -45,7 +45,8 @@ def write(
     """Write a base.
 
     Args:
-        path: the file to make.
+        directory: where to.
+        name: of the file to make.
         header: the record's header, JSON.
         arrays: every tensor of the state by name.
         layout: HDF5 path to the name of a tensor, or to an array that is stored for
@@ -56,7 +57,7 @@ def write(
         Hexadecimal digest of the record.
     """
     start = len(record.head(header, 0, align=True))
-    with write_once(path) as file:
+    with directory.write_once(name) as file:
         try:
             with h5py.File(file, "w", userblock_size=start) as h5:
                 _fill(h5, arrays, layout, about)

@@ -1,8 +1,8 @@
 """What checkpoints a directory holds.
 
 The files are the truth. `checkpoint.json` only saves opening each of them: an entry counts
-as long as its file has the size and time that it names, and a missing, stale or damaged
-index is made anew from the files.
+as long as its file has the identity that it names (size, time, ...), and a missing, stale or
+damaged index is made anew from the files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from keras_lc.errors import CheckpointError, DamagedError, StoreError
 from keras_lc.store import record
-from keras_lc.store.files import write_once
+from keras_lc.store.directory import Directory
 
 INDEX = "checkpoint.json"
 BASE = ".weights.h5"
@@ -31,8 +30,7 @@ class Stored:
 
     file: str
     nbytes: int
-    modified: int  # ns
-    inode: int  # a file written anew has another, however coarse the clock of the disk
+    identity: str  # of the file; empty when not known
     digest: str
     header: dict[str, Any]
 
@@ -82,7 +80,7 @@ class Contents:
         return max((stored.serial for stored in self.stored), default=0) + 1
 
 
-def scan(directory: Path) -> Contents:
+def scan(directory: Directory) -> Contents:
     """Read the headers of a directory, as far as the index does not have them.
 
     Raises:
@@ -90,21 +88,15 @@ def scan(directory: Path) -> Contents:
     """
     known = _read_index(directory)
     contents = Contents()
-    try:
-        paths = sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return contents
-    except OSError as error:
-        raise StoreError(f"cannot read the directory {str(directory)!r}: {error}") from error
-    for path in paths:
-        if path.name.startswith(".") or not path.name.endswith((BASE, DELTA)):
+    for file, identity in sorted(directory.list().items()):
+        if file.startswith(".") or not file.endswith((BASE, DELTA)):
             continue
         try:
-            stored = _describe(path, known.get(path.name))
+            stored = _describe(directory, file, identity, known.get(file))
         except FileNotFoundError:  # deleted meanwhile
             continue
         except (CheckpointError, OSError) as error:
-            contents.damaged[path.name] = str(error)
+            contents.damaged[file] = str(error)
         else:
             if stored is not None:
                 contents.stored.append(stored)
@@ -112,34 +104,34 @@ def scan(directory: Path) -> Contents:
     return contents
 
 
-def _describe(path: Path, known: Stored | None) -> Stored | None:
-    stat = path.stat()
-    identity = stat.st_size, stat.st_mtime_ns, stat.st_ino
-    if known and (known.nbytes, known.modified, known.inode) == identity:
+def _describe(
+    directory: Directory, file: str, identity: str, known: Stored | None = None
+) -> Stored | None:
+    if known and identity and known.identity == identity:
         return known
-    with open(path, "rb") as file:
-        frame = record.read_frame(file)
+    with directory.open(file) as opened:
+        frame = record.read_frame(opened)
     if frame is None:
-        if path.name.endswith(BASE) and known is None:
+        if file.endswith(BASE) and known is None:
             return None  # a plain Keras file of someone else
         raise DamagedError("the file does not begin like a checkpoint.")
     _check_header(frame.header)
-    return Stored(path.name, *identity, frame.digest, frame.header)
+    return Stored(file, frame.end, identity, frame.digest, frame.header)
 
 
-def read_header(path: Path) -> Stored:
-    """One checkpoint, read from its file.
+def read_header(directory: Directory, file: str) -> Stored:
+    """One checkpoint, read from its file; the identity of the file is left open.
 
     Raises:
         DamagedError: it is none.
         StoreError: it cannot be read.
     """
     try:
-        stored = _describe(path, None)
+        stored = _describe(directory, file, "")
     except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r} back: {error}") from error
+        raise StoreError(f"cannot read {directory.child(file)!r} back: {error}") from error
     if stored is None:
-        raise DamagedError(f"{str(path)!r} is a file of another program.")
+        raise DamagedError(f"{directory.child(file)!r} is a file of another program.")
     return stored
 
 
@@ -158,9 +150,10 @@ def _check_header(header: Any) -> None:
         raise DamagedError(f"the header cannot be used: {error}") from error
 
 
-def _read_index(directory: Path) -> dict[str, Stored]:
+def _read_index(directory: Directory) -> dict[str, Stored]:
     try:
-        document = json.loads((directory / INDEX).read_bytes())
+        with directory.open(INDEX) as file:
+            document = json.loads(file.read())
         rows = document["checkpoints"]
         if document["sha256"] != _digest(rows):
             return {}
@@ -173,21 +166,20 @@ def _read_index(directory: Path) -> dict[str, Stored]:
     return known
 
 
-def write_index(directory: Path, contents: Contents) -> None:
+def write_index(directory: Directory, contents: Contents) -> None:
     """Write the index; failing to costs nothing but time, so that it is no error."""
     rows = [
         {
             "file": stored.file,
             "nbytes": stored.nbytes,
-            "modified": stored.modified,
-            "inode": stored.inode,
+            "identity": stored.identity,
             "digest": stored.digest,
             "header": stored.header,
         }
         for stored in contents.stored
     ]
     text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
-    with suppress(StoreError), write_once(directory / INDEX) as file:
+    with suppress(StoreError), directory.write_once(INDEX) as file:
         file.write(text.encode())
 
 

@@ -95,6 +95,8 @@ def read_frame(file: BinaryIO) -> Frame | None:
         FormatError: it is of a newer version.
     """
     begin = file.tell()
+    size = file.seek(0, os.SEEK_END) - begin
+    file.seek(begin)
     prefix = file.read(_PREFIX)
     if not prefix.startswith(MAGIC):
         return None
@@ -107,7 +109,6 @@ def read_frame(file: BinaryIO) -> Frame | None:
             f"the file is of format version {version}, this keras_lc reads up to {VERSION}. "
             "Upgrade keras_lc."
         )
-    size = os.fstat(file.fileno()).st_size - begin
     start = _PREFIX + length
     if version < 1 or zero or length > MAX_HEADER or start + payload + DIGEST > size:
         raise DamagedError(
