@@ -25,7 +25,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     """Saves the training state: one base, then compressed deltas.
 
     The first eight arguments are those of `keras.callbacks.ModelCheckpoint`. The training
-    thread only copies the state; encoding and writing go on beside it.
+    thread only copies the state; encoding and writing go on beside it. One process at a time
+    saves into a directory, `keras_lc.store.lock` says how; callbacks of one process may share it.
 
     Args:
         filepath: template such as `"training/cp-{epoch:04d}"`; `{epoch}`, `{batch}` and names
@@ -115,8 +116,11 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             self.on_train_batch_end = self._on_train_batch_end
 
     def wait(self) -> None:
-        """Return when every save asked for is durable; raise what the last one failed with."""
-        self._checkpointer.wait()
+        """Return when every save asked for is durable; raise what the last one failed with.
+
+        Until the next save, other processes may save into the directory.
+        """
+        self._checkpointer.close()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model = self.model

@@ -23,6 +23,7 @@ from keras_lc.loader import CheckpointInfo, describe, load
 from keras_lc.store import base, chain, index, record
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at
+from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 
@@ -30,8 +31,10 @@ _PAYS = 0.95  # a delta larger than this share of its base is followed by a new 
 class Checkpointer:
     """Saves snapshots of one training run into one directory.
 
+    Other processes may not save into it from the first save until `close`.
+
     Args:
-        directory: made when the first checkpoint is saved.
+        directory: path or URL; made when the first checkpoint is saved.
         codec: how deltas are coded, as for `core.DeltaEncoder`.
         keyframe_every: checkpoints from one base to the next, the base counted.
         max_to_keep: keep this many newest checkpoints and what they build on; None keeps all.
@@ -67,6 +70,7 @@ class Checkpointer:
         self._on_saved = on_saved
         self._on_error = on_error
         self._owns = owns
+        self._writer = Writer(self.directory)
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
@@ -77,6 +81,13 @@ class Checkpointer:
         """Return when every save asked for is durable; a failure of the last is raised here."""
         with self._failures():
             self._background.wait()
+
+    def close(self) -> None:
+        """Wait, and let other processes write into the directory; saving may go on later."""
+        try:
+            self.wait()
+        finally:
+            self._writer.release()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -156,6 +167,13 @@ class Checkpointer:
 
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
         self.directory.make()
+        with self._writer.writing():
+            stored = self._write(snapshot, header, codec)
+            contents = self._tidy(stored)
+        if self._on_saved is not None:
+            self._on_saved(describe(self.directory, contents, stored))
+
+    def _write(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> Stored:
         if not self._swept:
             self.directory.remove_leftovers()
             self._swept = True
@@ -178,9 +196,7 @@ class Checkpointer:
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
         self._encoder = encoder
-        contents = self._tidy(stored)
-        if self._on_saved is not None:
-            self._on_saved(describe(self.directory, contents, stored))
+        return stored
 
     def _write_base(self, contents: Contents, snapshot: Snapshot, header: dict[str, Any]) -> Stored:
         file = header["name"] + index.BASE

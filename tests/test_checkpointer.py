@@ -25,7 +25,7 @@ from keras_lc.loader import (
     load_latest,
     load_named,
 )
-from keras_lc.store import base, files, index
+from keras_lc.store import base, files, index, lock
 from keras_lc.store.locate import directory_at
 from tests.toy import (
     SCENES,
@@ -505,7 +505,7 @@ def test_on_saved_comes_after_the_file_is_durable(tmp_path: Path, background: bo
 
     def on_saved(info: CheckpointInfo) -> None:
         assert load_named(info.path).info == info
-        assert not temporaries(tmp_path)
+        assert all(name.startswith(lock.PREFIX) for name in temporaries(tmp_path))
         infos.append(info)
         threads.append(threading.current_thread() is threading.main_thread())
 

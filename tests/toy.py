@@ -87,12 +87,14 @@ def save(
     **options: Any,
 ) -> None:
     """One save as a callback makes it, durable on return."""
-    checkpointer.wait()
-    taken = snapshot(state)
-    if checkpointer.base_due(name, taken):
-        taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
-    checkpointer.save(taken, name, epoch, **options)
-    checkpointer.wait()
+    try:
+        checkpointer.wait()
+        taken = snapshot(state)
+        if checkpointer.base_due(name, taken):
+            taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
+        checkpointer.save(taken, name, epoch, **options)
+    finally:
+        checkpointer.close()
 
 
 def run(

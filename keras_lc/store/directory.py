@@ -27,6 +27,11 @@ class Directory(ABC):
     def child(self, name: str) -> str:
         """Path or URL of a file, or of a checkpoint."""
 
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """The same for the same directory, however it was written."""
+
     @abstractmethod
     def exists(self) -> bool:
         """Whether there is a directory."""
@@ -66,6 +71,14 @@ class Directory(ABC):
         """Delete a file; that it is gone already is fine."""
 
     @abstractmethod
+    def touch(self, name: str) -> None:
+        """Make a file as if it had been written just now."""
+
+    @abstractmethod
+    def modified(self, name: str) -> float:
+        """When a file was written, in seconds by the clock of the storage."""
+
+    @abstractmethod
     def remove_leftovers(self) -> None:
         """Delete what processes left behind that were killed while writing."""
 
@@ -81,6 +94,10 @@ class LocalDirectory(Directory):
 
     def child(self, name: str) -> str:
         return os.path.join(self._path, name)
+
+    @property
+    def key(self) -> str:
+        return os.path.realpath(self._path)
 
     def exists(self) -> bool:
         return self._path.is_dir()
@@ -114,6 +131,12 @@ class LocalDirectory(Directory):
 
     def remove(self, name: str) -> None:
         files.remove(self._path / name)
+
+    def touch(self, name: str) -> None:
+        files.touch(self._path / name)
+
+    def modified(self, name: str) -> float:
+        return (self._path / name).stat().st_mtime
 
     def remove_leftovers(self) -> None:
         files.remove_leftovers(self._path)

@@ -52,6 +52,10 @@ class RemoteDirectory(Directory):
     def child(self, name: str) -> str:
         return self._url + ("" if self._url.endswith("://") else "/") + name
 
+    @property
+    def key(self) -> str:
+        return self._url
+
     def exists(self) -> bool:
         with self._asked("look for"):
             return bool(self._fs.isdir(self._root))
@@ -78,10 +82,7 @@ class RemoteDirectory(Directory):
 
     def open(self, name: str) -> BinaryIO:
         with self._asked("read", name):
-            try:
-                size = self._fs.info(self._at(name))["size"]
-            except FileNotFoundError as error:
-                raise NotFoundError(f"there is no {self.child(name)!r}.") from error
+            size = self._fs.info(self._at(name))["size"]
         return io.BufferedReader(_Ranges(self, name, size), _BUFFER)
 
     def range(self, name: str, start: int, end: int) -> bytes:
@@ -115,6 +116,18 @@ class RemoteDirectory(Directory):
         with self._asked("delete", name), suppress(FileNotFoundError):
             self._fs.rm_file(self._at(name))
 
+    def touch(self, name: str) -> None:
+        with self._asked("write", name):
+            self._fs.pipe_file(self._at(name), self._fs.cat_file(self._at(name)))
+
+    def modified(self, name: str) -> float:
+        """Without a clock all files are of one time."""
+        with self._asked("read", name):
+            try:
+                return float(self._fs.modified(self._at(name)).timestamp())
+            except NotImplementedError:
+                return 0.0
+
     def remove_leftovers(self) -> None:
         """Nothing: an upload that was cut short never had a name."""
 
@@ -127,6 +140,10 @@ class RemoteDirectory(Directory):
             yield
         except CheckpointError:
             raise
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"there is no {self._url if name is None else self.child(name)!r}."
+            ) from error
         except Exception as error:  # each protocol has errors of its own
             target = self._url if name is None else self.child(name)
             raise StoreError(
