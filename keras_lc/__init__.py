@@ -30,20 +30,28 @@ if TYPE_CHECKING:
         restore,
         restore_latest,
     )
+    from keras_lc.report import Report, verify
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "CheckpointInfo",
     "LCModelCheckpoint",
+    "Report",
     "Restored",
     "latest_checkpoint",
     "list_checkpoints",
     "restore",
     "restore_latest",
+    "verify",
 ]
 
-_HOMES = {"CheckpointError": "errors", "LCModelCheckpoint": "callback"}
+_HOMES = {
+    "CheckpointError": "errors",
+    "LCModelCheckpoint": "callback",
+    "Report": "report",
+    "verify": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -54,8 +54,16 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """The state of a checkpoint, and what its base says about it."""
+
+    decoder: DeltaDecoder
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A checkpoint decoded."""
+    """A checkpoint that was found and decoded."""
 
     info: CheckpointInfo
     decoder: DeltaDecoder
@@ -150,30 +158,44 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
     Raises:
         DamagedError: a file of the chain is missing, altered or truncated; it is named.
     """
-    about: dict[str, Any] = {}
-    decoder: DeltaDecoder | None = None
+    decoded: Decoded | None = None
     for stored in chain.ancestry(contents, target):
         try:
-            with directory.open(stored.file) as file:
-                frame = record.read_frame(file)
-                if frame is None or frame.digest != stored.digest:
-                    raise DamagedError("the file has been altered or replaced.")
-                file.seek(0)
-                data = file.read(frame.end)
-            payload = record.checked(data, frame)
-            if decoder is None:
-                content = base.read(data)
-                about, decoder = content.about, DeltaDecoder(content.arrays)
-            else:
-                decoder.decode(bytes(payload))
-        except OSError as error:
-            raise DamagedError(f"{stored.file} cannot be read: {error}") from error
+            decoded = decode(directory, stored, decoded)
         except FormatError as error:
             raise FormatError(f"{directory.child(stored.file)!r}: {error}") from error
         except CheckpointError as error:
             raise DamagedError(f"{directory.child(stored.file)!r} is damaged: {error}") from error
-    assert decoder is not None
-    return Loaded(describe(directory, contents, target), decoder, about)
+    assert decoded is not None
+    return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
+
+
+def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Decoded:
+    """Read one checkpoint, check it, and decode it over what it builds on.
+
+    Args:
+        directory: where it is.
+        stored: a base, or a delta.
+        before: the checkpoint that a delta builds on, decoded; it becomes this one.
+
+    Raises:
+        DamagedError, FormatError: it cannot be read, or is not what the listing said.
+    """
+    try:
+        with directory.open(stored.file) as file:
+            frame = record.read_frame(file)
+            if frame is None or frame.digest != stored.digest:
+                raise DamagedError("the file has been altered or replaced.")
+            file.seek(0)
+            data = file.read(frame.end)
+    except OSError as error:
+        raise DamagedError(f"it cannot be read: {error}") from error
+    payload = record.checked(data, frame)
+    if before is None:
+        content = base.read(data)
+        return Decoded(DeltaDecoder(content.arrays), content.about)
+    before.decoder.decode(bytes(payload))
+    return before
 
 
 def load_latest(directory: str | os.PathLike[str]) -> Loaded | None:

@@ -25,6 +25,15 @@ def ancestry(contents: Contents, target: Stored) -> list[Stored]:
     return chain[::-1]
 
 
+def children(contents: Contents) -> dict[str, list[Stored]]:
+    """Digest to the checkpoints that build on it."""
+    found: dict[str, list[Stored]] = {}
+    for stored in contents.stored:
+        if stored.parent is not None:
+            found.setdefault(stored.parent, []).append(stored)
+    return found
+
+
 def has_children(contents: Contents, stored: Stored) -> bool:
     """Whether any other checkpoint builds on this one."""
     return any(other.parent == stored.digest for other in contents.stored)
