@@ -6,7 +6,7 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
       |            capture/         the training state, copied to named numpy arrays
       |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
       |            core/            arrays to bytes: codecs/ are the methods, one a file
-      v            store/           bytes to durable files: record, base, index, chain
+      v            store/           bytes to durable files: record, base, index, chain, pack
     training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json
       ^            store/, core/, capture/ again, upwards through loader.py
     restore_latest("training", model)
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         restore_latest,
     )
     from keras_lc.report import Report, verify
+    from keras_lc.store.pack import pack
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Restored",
     "latest_checkpoint",
     "list_checkpoints",
+    "pack",
     "restore",
     "restore_latest",
     "verify",
@@ -50,6 +52,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "LCModelCheckpoint": "callback",
     "Report": "report",
+    "pack": "store.pack",
     "verify": "report",
 }
 

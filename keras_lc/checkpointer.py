@@ -18,9 +18,9 @@ from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.errors import CheckpointError, DamagedError, OptionError, TemplateError
+from keras_lc.errors import CheckpointError, DamagedError, OptionError
 from keras_lc.loader import CheckpointInfo, describe, load
-from keras_lc.store import base, chain, index, record
+from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at
 from keras_lc.store.lock import Writer
@@ -106,9 +106,15 @@ class Checkpointer:
             or self._base_next
             or len(self._chain) >= self._keyframe_every
             or any(stored.name == name for stored in self._chain)
-            or any(self.directory.gone(s.file) for s in (self._chain[0], self._chain[-1]))
+            or self._chain_is_gone()
             or not self._encoder.fits(snapshot.arrays)
         )
+
+    def _chain_is_gone(self) -> bool:
+        """Whether its ends are not there; a delta may have moved into a pack."""
+        base, last = self._chain[0], self._chain[-1]
+        gone = self.directory.gone
+        return gone(base.file) or (gone(last.file) and gone(base.name + index.PACK))
 
     def save(
         self,
@@ -131,11 +137,7 @@ class Checkpointer:
             "step": snapshot.step,
             "logs": _plain_logs(logs or {}),
         }
-        if not name or name.startswith(".") or name != os.path.basename(name):
-            raise TemplateError(
-                f"{name!r} is no name for a checkpoint: expected a file name that does not begin "
-                "with a dot."
-            )
+        index.check_name(name)
         self.wait()
         with self._failures():
             self._background.submit(lambda: self._commit(snapshot, header, codec))
@@ -224,18 +226,22 @@ class Checkpointer:
             )
 
     def _displace(self, contents: Contents, file: str) -> None:
-        """Keep a file that is about to lose its name, if other checkpoints build on it."""
+        """Keep what a file holds that is about to be written anew, if others build on it."""
         for stored in contents.stored:
-            if stored.file == file and chain.has_children(contents, stored):
-                self.directory.keep_as(file, _retired(stored))
+            if stored.file == file:
+                self._retire(contents, stored)
+
+    def _retire(self, contents: Contents, stored: Stored) -> None:
+        if chain.has_children(contents, stored):
+            pack.keep_as(self.directory, stored, _retired(stored))
 
     def _tidy(self, saved: Stored) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
         for stored in contents.stored:
-            if stored.name == saved.name and stored.file != saved.file:
-                self._displace(contents, stored.file)
-                self.directory.remove(stored.file)
+            if stored.name == saved.name and stored.digest != saved.digest:
+                self._retire(contents, stored)
+                pack.remove(self.directory, contents, [stored])
                 contents = index.scan(self.directory)
         keep = contents.listed
         if self._max_to_keep is not None:
@@ -243,9 +249,9 @@ class Checkpointer:
             keep = [stored for stored in keep if not self._owns(stored.name)] + own[
                 -self._max_to_keep :
             ]
-        if drop := chain.disposable(contents, keep):
-            for stored in drop:
-                self.directory.remove(stored.file)
+        # What a file builds on that cannot be read just now is not known.
+        if not contents.unread and (drop := chain.disposable(contents, keep)):
+            pack.remove(self.directory, contents, drop)
             contents = index.scan(self.directory)
         index.write_index(self.directory, contents)
         return contents

@@ -163,9 +163,9 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
         try:
             decoded = decode(directory, stored, decoded)
         except FormatError as error:
-            raise FormatError(f"{directory.child(stored.file)!r}: {error}") from error
+            raise FormatError(f"{directory.child(stored.where)!r}: {error}") from error
         except CheckpointError as error:
-            raise DamagedError(f"{directory.child(stored.file)!r} is damaged: {error}") from error
+            raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
     assert decoded is not None
     return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
 
@@ -183,10 +183,7 @@ def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Deco
     """
     try:
         with directory.open(stored.file) as file:
-            frame = record.read_frame(file)
-            if frame is None or frame.digest != stored.digest:
-                raise DamagedError("the file has been altered or replaced.")
-            file.seek(0)
+            frame = index.find(file, stored)
             data = file.read(frame.end)
     except OSError as error:
         raise DamagedError(f"it cannot be read: {error}") from error
@@ -247,7 +244,7 @@ def load_named(path: str | os.PathLike[str]) -> Loaded:
             except DamagedError as error:
                 raise DamagedError(f"{error} Restore an older checkpoint.") from error
     for file, reason in contents.damaged.items():
-        if strip_suffix(file) == name:
+        if strip_suffix(file) == name or file.endswith(index.PACK):
             raise DamagedError(f"{directory.child(file)!r} is damaged: {reason}")
     if directory_at(text).exists():
         raise NotFoundError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
 from keras_lc.loader import Decoded, decode, open_directory
-from keras_lc.store import chain, record
+from keras_lc.store import chain, index, record
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at
@@ -71,14 +71,16 @@ def verify(directory: str | os.PathLike[str]) -> Report:
         raise NotFoundError(f"there is no directory {str(place)!r}.")
     damaged = dict(contents.damaged)
     for stored, reason in _faults(place, contents):
-        damaged.setdefault(stored.file, reason)
+        if stored.packed:
+            reason = f"{damaged.get(stored.file, '')} {stored.name}: {reason}".strip()
+        damaged[stored.file] = reason
     return Report(str(place), len(contents.stored) + len(contents.damaged), damaged)
 
 
 def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]]:
     faults: list[tuple[Stored, str]] = []
     children = chain.children(contents)
-    seen: set[str] = set()
+    seen: set[int] = set()
     # What is yet to be decoded, what it builds on, and whether others are to build on that too.
     todo: list[tuple[Stored, Decoded | None, bool]] = [
         (stored, None, False)
@@ -87,7 +89,7 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
     ]
     while todo:
         stored, before, shared = todo.pop()
-        seen.add(stored.file)
+        seen.add(id(stored))
         after = None
         try:
             if stored.parent is not None and before is None:
@@ -98,8 +100,8 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
             faults.append((stored, str(error)))
         below = children.get(stored.digest, [])
         todo += [(child, after, number > 0) for number, child in enumerate(below)]
-    for stored in contents.stored:
-        if stored.file not in seen:  # a second copy
+    for stored in [*contents.stored, *contents.doubles]:
+        if id(stored) not in seen:  # a second copy
             try:
                 _compare(directory, stored)
             except CheckpointError as error:
@@ -111,10 +113,6 @@ def _compare(directory: Directory, stored: Stored) -> None:
     """Compare the digest of a checkpoint that is not decoded."""
     try:
         with directory.open(stored.file) as file:
-            frame = record.read_frame(file)
-            if frame is None or frame.digest != stored.digest:
-                raise DamagedError("the file has been altered or replaced.")
-            file.seek(0)
-            record.verify(file, frame)
+            record.verify(file, index.find(file, stored))
     except OSError as error:
         raise DamagedError(f"it cannot be read: {error}") from error

@@ -147,7 +147,8 @@ def temporaries(directory: Path) -> set[str]:
     return {
         name
         for name in file_names(directory)
-        if name.startswith(".") or not name.endswith((".weights.h5", ".lcd", "checkpoint.json"))
+        if name.startswith(".")
+        or not name.endswith((".weights.h5", ".lcd", ".lcp", "checkpoint.json"))
     }
 
 

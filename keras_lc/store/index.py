@@ -9,34 +9,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
+import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
-from keras_lc.errors import CheckpointError, DamagedError, StoreError
+from keras_lc.errors import CheckpointError, DamagedError, StoreError, TemplateError
 from keras_lc.store import record
 from keras_lc.store.directory import Directory
 
 INDEX = "checkpoint.json"
 BASE = ".weights.h5"
 DELTA = ".lcd"
+PACK = ".lcp"  # deltas one after another
+_NONSENSE = (ValueError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One checkpoint as its file describes it."""
+    """One checkpoint as its record describes it."""
 
     file: str
-    nbytes: int
+    nbytes: int  # of the record
     identity: str  # of the file; empty when not known
     digest: str
     header: dict[str, Any]
+    offset: int = 0  # of the record in its file, which is 0 but in packs
+
+    @property
+    def packed(self) -> bool:
+        """Whether it shares its file with others."""
+        return self.file.endswith(PACK)
+
+    @property
+    def where(self) -> str:
+        """Its file, and which one it is if there are others in it."""
+        return f"{self.file} ({self.name})" if self.packed else self.file
 
     @property
     def name(self) -> str:
-        """File name without suffix."""
+        """File name without suffix; in a pack, the name that it was saved under."""
+        if self.packed:
+            return str(self.header["name"])
         return self.file.removesuffix(BASE).removesuffix(DELTA)
 
     @property
@@ -63,6 +80,8 @@ class Contents:
 
     stored: list[Stored] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
+    unread: bool = False  # a file is there that the storage did not hand out
+    doubles: list[Stored] = field(default_factory=list)  # of a pack, there as files as well
 
     @property
     def listed(self) -> list[Stored]:
@@ -88,35 +107,97 @@ def scan(directory: Directory) -> Contents:
     """
     known = _read_index(directory)
     contents = Contents()
-    for file, identity in sorted(directory.list().items()):
-        if file.startswith(".") or not file.endswith((BASE, DELTA)):
+    seen: set[str] = set()
+    files = directory.list()
+    for file in sorted(files, key=lambda file: (file.endswith(PACK), file)):
+        if file.startswith(".") or not file.endswith((BASE, DELTA, PACK)):
             continue
         try:
-            stored = _describe(directory, file, identity, known.get(file))
+            found, faults = _describe(directory, file, files[file], known.get(file, []))
         except FileNotFoundError:  # deleted meanwhile
             continue
         except (CheckpointError, OSError) as error:
-            contents.damaged[file] = str(error)
-        else:
-            if stored is not None:
-                contents.stored.append(stored)
+            found, faults = [], [str(error)]
+            contents.unread |= isinstance(error, OSError)
+        if faults:
+            contents.damaged[file] = " ".join(faults)
+        for stored in found:
+            double = stored.packed and stored.digest in seen
+            (contents.doubles if double else contents.stored).append(stored)
+            seen.add(stored.digest)
     contents.stored.sort(key=lambda stored: (stored.serial, stored.file))
     return contents
 
 
 def _describe(
-    directory: Directory, file: str, identity: str, known: Stored | None = None
-) -> Stored | None:
-    if known and identity and known.identity == identity:
-        return known
+    directory: Directory, file: str, identity: str, known: list[Stored]
+) -> tuple[list[Stored], list[str]]:
+    """The checkpoints of a file, and what of a pack cannot be read."""
+    if known and identity and all(stored.identity == identity for stored in known):
+        return known, []
+    if file.endswith(PACK):
+        return _read_pack(directory, file, identity)
+    stored = _read_single(directory, file, identity)
+    if stored is None and (file.endswith(DELTA) or known):
+        raise DamagedError("the file does not begin like a checkpoint.")
+    return [stored] if stored else [], []
+
+
+def _read_single(directory: Directory, file: str, identity: str) -> Stored | None:
+    """None if it is a file of someone else, such as a plain one of Keras."""
     with directory.open(file) as opened:
         frame = record.read_frame(opened)
     if frame is None:
-        if file.endswith(BASE) and known is None:
-            return None  # a plain Keras file of someone else
-        raise DamagedError("the file does not begin like a checkpoint.")
+        return None
     _check_header(frame.header)
     return Stored(file, frame.end, identity, frame.digest, frame.header)
+
+
+def _read_pack(directory: Directory, file: str, identity: str) -> tuple[list[Stored], list[str]]:
+    found: list[Stored] = []
+    faults: list[str] = []
+    with directory.open(file) as opened:
+        for offset, frame in record.frames(opened):
+            try:
+                if isinstance(frame, CheckpointError):
+                    raise frame
+                _check_header(frame.header)
+                check_name(frame.header.get("name"))
+            except CheckpointError as error:
+                faults.append(f"at byte {offset}: {error}")
+            else:
+                found.append(Stored(file, frame.end, identity, frame.digest, frame.header, offset))
+    if not found and not faults:
+        faults.append("the file is empty.")
+    return found, faults
+
+
+def find(file: BinaryIO, stored: Stored) -> record.Frame:
+    """Go to the record of a checkpoint.
+
+    Raises:
+        DamagedError, FormatError: it is not there any more.
+    """
+    file.seek(stored.offset)
+    frame = record.read_frame(file)
+    if frame is None or frame.digest != stored.digest:
+        raise DamagedError("the file has been altered or replaced.")
+    file.seek(stored.offset)
+    return frame
+
+
+def check_name(name: Any) -> None:
+    """Refuse what is no name for a checkpoint.
+
+    Raises:
+        TemplateError: it is no file name, or begins with a dot.
+    """
+    text = isinstance(name, str) and name and "\0" not in name
+    if not text or name.startswith(".") or name != os.path.basename(name):
+        raise TemplateError(
+            f"{name!r} is no name for a checkpoint: expected a file name that does not begin "
+            "with a dot."
+        )
 
 
 def read_header(directory: Directory, file: str) -> Stored:
@@ -127,7 +208,7 @@ def read_header(directory: Directory, file: str) -> Stored:
         StoreError: it cannot be read.
     """
     try:
-        stored = _describe(directory, file, "")
+        stored = _read_single(directory, file, "")
     except OSError as error:
         raise StoreError(f"cannot read {directory.child(file)!r} back: {error}") from error
     if stored is None:
@@ -150,34 +231,37 @@ def _check_header(header: Any) -> None:
         raise DamagedError(f"the header cannot be used: {error}") from error
 
 
-def _read_index(directory: Directory) -> dict[str, Stored]:
+def _read_index(directory: Directory) -> dict[str, list[Stored]]:
     try:
         with directory.open(INDEX) as file:
             document = json.loads(file.read())
         rows = document["checkpoints"]
         if document["sha256"] != _digest(rows):
             return {}
-        known = {row["file"]: Stored(**row) for row in rows}
-        for stored in known.values():
-            _check_header(stored.header)
-            bytes.fromhex(stored.digest)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, DamagedError):
+        known: dict[str, list[Stored]] = {}
+        for stored in map(_row, rows):
+            known.setdefault(stored.file, []).append(stored)
+    except (CheckpointError, OSError, LookupError, *_NONSENSE):
         return {}
     return known
 
 
+def _row(row: Any) -> Stored:
+    stored = Stored(**row)
+    _check_header(stored.header)
+    bytes.fromhex(stored.digest)
+    if stored.packed:
+        check_name(stored.header.get("name"))
+    if not all(0 <= operator.index(n) < 1 << 63 for n in (stored.offset, stored.nbytes)):
+        raise ValueError("no file has such a place or length.")
+    return stored
+
+
 def write_index(directory: Directory, contents: Contents) -> None:
     """Write the index; failing to costs nothing but time, so that it is no error."""
-    rows = [
-        {
-            "file": stored.file,
-            "nbytes": stored.nbytes,
-            "identity": stored.identity,
-            "digest": stored.digest,
-            "header": stored.header,
-        }
-        for stored in contents.stored
-    ]
+    # A pack of which not all is listed is read again, so that nothing of it is forgotten.
+    partial = {*contents.damaged, *(stored.file for stored in contents.doubles)}
+    rows = [asdict(stored) for stored in contents.stored if stored.file not in partial]
     text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
     with suppress(StoreError), directory.write_once(INDEX) as file:
         file.write(text.encode())

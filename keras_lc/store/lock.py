@@ -190,11 +190,10 @@ class _Claim:
                 owner, renewed = self._read(file), self._directory.modified(file)
             except FileNotFoundError:
                 continue
-            if _is_stale(owner, now - renewed):
-                with suppress(StoreError):
-                    self._directory.remove(file)
-            elif not _is_mine(owner):
+            if not _is_mine(owner) and not _is_stale(owner, now - renewed):
                 return _Rival(file, owner, renewed)
+            with suppress(StoreError):
+                self._directory.remove(file)
         return None
 
     def _read(self, file: str) -> Owner:
