@@ -18,7 +18,7 @@ from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.errors import CheckpointError, DamagedError, OptionError
+from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
 from keras_lc.loader import CheckpointInfo, describe, load
 from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
@@ -171,7 +171,7 @@ class Checkpointer:
         self.directory.make()
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
-            contents = self._tidy(stored)
+            contents = self._tidy()
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -180,6 +180,11 @@ class Checkpointer:
             self.directory.remove_leftovers()
             self._swept = True
         contents = index.scan(self.directory)
+        if contents.unread:
+            raise StoreError(
+                f"checkpoints of {str(self.directory)!r} cannot be read, so that the number of the "
+                f"next is not known: {' '.join(contents.faults)}"
+            )
         encoder, self._encoder = self._encoder, None  # until this save is durable
         header |= {
             "serial": contents.next_serial,
@@ -235,25 +240,29 @@ class Checkpointer:
         if chain.has_children(contents, stored):
             pack.keep_as(self.directory, stored, _retired(stored))
 
-    def _tidy(self, saved: Stored) -> Contents:
+    def _tidy(self) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
-        for stored in contents.stored:
-            if stored.name == saved.name and stored.digest != saved.digest:
+        if not contents.unread:  # what such a file builds on is not known
+            contents = self._prune(contents)
+        index.write_index(self.directory, contents)
+        return contents
+
+    def _prune(self, contents: Contents) -> Contents:
+        if outdated := contents.outdated:
+            for stored in outdated:
                 self._retire(contents, stored)
-                pack.remove(self.directory, contents, [stored])
-                contents = index.scan(self.directory)
+            pack.remove(self.directory, contents, reversed(outdated))
+            contents = index.scan(self.directory)
         keep = contents.listed
         if self._max_to_keep is not None:
             own = [stored for stored in keep if self._owns(stored.name)]
             keep = [stored for stored in keep if not self._owns(stored.name)] + own[
                 -self._max_to_keep :
             ]
-        # What a file builds on that cannot be read just now is not known.
-        if not contents.unread and (drop := chain.disposable(contents, keep)):
+        if drop := chain.disposable(contents, keep):
             pack.remove(self.directory, contents, drop)
             contents = index.scan(self.directory)
-        index.write_index(self.directory, contents)
         return contents
 
 

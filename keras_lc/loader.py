@@ -204,7 +204,7 @@ def load_latest(directory: str | os.PathLike[str]) -> Loaded | None:
     """
     place = directory_at(directory)
     contents = open_directory(place)
-    faults = [f"{file}: {reason}" for file, reason in contents.damaged.items()]
+    faults = contents.faults
     for stored in reversed(contents.listed):
         try:
             loaded = load(place, contents, stored)

@@ -21,9 +21,11 @@ import numpy as np
 from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
+from keras_lc.errors import StoreError
 from keras_lc.loader import load, open_directory
-from keras_lc.store import files, record
+from keras_lc.store import files, lock, record
 from keras_lc.store.locate import directory_at
+from keras_lc.store.pack import pack
 
 State = dict[str, np.ndarray]
 
@@ -152,6 +154,11 @@ def temporaries(directory: Path) -> set[str]:
     }
 
 
+def halves(directory: Path) -> set[str]:
+    """Files that were not written to their end."""
+    return {name for name in temporaries(directory) if not name.startswith(lock.PREFIX)}
+
+
 class Disk:
     """Counts what is asked of it; from request number `fail_at` on it does `act`.
 
@@ -231,11 +238,21 @@ def disk(
 
         return ask_first
 
+    remove = files.remove
+
+    def removed(path: Path) -> None:
+        try:
+            toy.ask()
+        except OSError as error:
+            raise StoreError(f"cannot delete {path}") from error
+        remove(path)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(files, "remove", removed))
         stack.enter_context(mock.patch.object(files, "open", opened, create=True))
         stack.enter_context(mock.patch.object(shutil, "copy2", toy.copy))
         stack.enter_context(mock.patch.object(os, "fsync", asking(lambda handle: None)))
-        for name in ("replace", "link"):
+        for name in ("replace", "link", "utime"):
             stack.enter_context(mock.patch.object(os, name, asking(getattr(os, name))))
         yield toy
 
@@ -255,6 +272,7 @@ class Scene:
     history: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    packed: bool = False  # all that was saved before is joined into packs
     coarse: bool = False  # disturb only some of the requests that write the HDF5 part
 
     def moments(self, requests: int) -> list[int]:
@@ -277,6 +295,8 @@ class Scene:
         checkpointer = toy_checkpointer(directory, **dict(self.options))
         for name in self.history:
             save(checkpointer, next(states), name)
+        if self.packed:
+            pack(directory)
         return checkpointer
 
     @property
@@ -313,6 +333,20 @@ SCENES = {
         "cp-0004",
         ("cp-0001", "cp-0002", "cp-0003"),
         options=(("keyframe_every", 2), ("max_to_keep", 1)),
+    ),
+    "delta onto a pack": Scene("cp-0004", ("cp-0001", "cp-0002", "cp-0003"), packed=True),
+    "base over a delta of a pack": Scene(
+        "cp-0003", before=("cp-0001", "cp-0002", "cp-0003", "cp-0004"), packed=True, coarse=True
+    ),
+    "delta over a delta of a pack": Scene(
+        "cp-0002", ("cp-0000",), before=("cp-0001", "cp-0002", "cp-0003"), packed=True
+    ),
+    "chain dropped with its pack": Scene(
+        "cp-0004",
+        ("cp-0001", "cp-0002", "cp-0003"),
+        options=(("keyframe_every", 3), ("max_to_keep", 1)),
+        packed=True,
+        coarse=True,
     ),
 }
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -58,12 +58,31 @@ def write(
     """
     start = len(record.head(header, 0, align=True))
     with directory.write_once(name) as file:
+        watched = _Watched(file)
         try:
-            with h5py.File(file, "w", userblock_size=start) as h5:
+            with h5py.File(watched, "w", userblock_size=start) as h5:
                 _fill(h5, arrays, layout, about)
-        except RuntimeError as error:  # how HDF5 passes on that a write has failed
-            raise OSError(str(error)) from error
+        except (RuntimeError, OSError) as error:
+            raise watched.error or OSError(str(error)) from error
         return record.seal(file, header, start)
+
+
+class _Watched:
+    """A file that remembers why writing failed; HDF5 only passes on that it did."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def _fill(

@@ -86,13 +86,28 @@ class Contents:
     @property
     def listed(self) -> list[Stored]:
         """Those that can be named; of two of one name, the newer."""
-        by_name = {stored.name: stored for stored in self.stored if not stored.retired}
-        return [stored for stored in self.stored if by_name.get(stored.name) is stored]
+        newest = self._newest
+        return [stored for stored in self.stored if newest.get(stored.name) is stored]
+
+    @property
+    def outdated(self) -> list[Stored]:
+        """Those whose name a newer one has, and which still go by it."""
+        newest = self._newest
+        return [s for s in self.stored if not s.retired and newest[s.name] is not s]
+
+    @property
+    def _newest(self) -> dict[str, Stored]:
+        return {stored.name: stored for stored in self.stored if not stored.retired}
 
     @cached_property
     def by_digest(self) -> dict[str, Stored]:
         """The checkpoints by their digests, as children name their parents."""
         return {stored.digest: stored for stored in self.stored}
+
+    @property
+    def faults(self) -> list[str]:
+        """A sentence for each file that cannot be read."""
+        return [f"{file}: {reason}" for file, reason in self.damaged.items()]
 
     @property
     def next_serial(self) -> int:
@@ -118,7 +133,9 @@ def scan(directory: Directory) -> Contents:
             continue
         except (CheckpointError, OSError) as error:
             found, faults = [], [str(error)]
-            contents.unread |= isinstance(error, OSError)
+            contents.unread |= isinstance(error, OSError) and not isinstance(
+                error, IsADirectoryError
+            )
         if faults:
             contents.damaged[file] = " ".join(faults)
         for stored in found:

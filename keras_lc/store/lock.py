@@ -174,8 +174,10 @@ class _Claim:
             opened.write(json.dumps(asdict(_myself())).encode())
         try:
             rival = self._rival(file)
-        except BaseException:
+        except BaseException as error:
             self._directory.remove(file)
+            if isinstance(error, FileNotFoundError):
+                raise StoreError(f"{str(self._directory)!r} was deleted just now.") from error
             raise
         if rival is not None:
             self._directory.remove(file)
@@ -197,14 +199,15 @@ class _Claim:
         return None
 
     def _read(self, file: str) -> Owner:
-        with self._directory.open(file) as opened:
-            text = opened.read(_MOST)
         try:
-            told = json.loads(text)
+            with self._directory.open(file) as opened:
+                told = json.loads(opened.read(_MOST))
             host, since, job = (str(told[key]) for key in ("host", "since", "job"))
             number, attempt = (int(told[key]) for key in ("process", "attempt"))
             return Owner(host, number, told["started"], since, job, attempt)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return Owner("an unknown host", 0, None, "an unknown time", "", 0)
 
     def _locked(self, rival: _Rival) -> LockedError:

@@ -36,6 +36,7 @@ from tests.toy import (
     HEADER,
     disk,
     file_names,
+    halves,
     kinds,
     load_all,
     memory_growth,
@@ -339,7 +340,7 @@ def test_a_disk_that_fails_at_any_request_of_packing_loses_nothing(
             scene(directory)
         with disk(n, once=once), suppress(StoreError):
             pack(directory)
-        assert not temporaries(directory), n
+        assert not halves(directory), n
         assert all(map(same, load_all(directory).values(), PACKED.values())), n
         assert list(load_all(directory)) == list(PACKED)
         pack(directory)
