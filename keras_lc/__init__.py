@@ -6,7 +6,7 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
       |            capture/         the training state, copied to named numpy arrays
       |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
       |            core/            arrays to bytes: codecs/ are the methods, one a file
-      v            store/           bytes to durable files: record, base, index, chain
+      v            store/           bytes to durable files: record, base, index, chain, pack
     training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json
       ^            store/, core/, capture/ again, upwards through loader.py
     restore_latest("training", model)
@@ -30,20 +30,31 @@ if TYPE_CHECKING:
         restore,
         restore_latest,
     )
+    from keras_lc.report import Report, verify
+    from keras_lc.store.pack import pack
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "CheckpointInfo",
     "LCModelCheckpoint",
+    "Report",
     "Restored",
     "latest_checkpoint",
     "list_checkpoints",
+    "pack",
     "restore",
     "restore_latest",
+    "verify",
 ]
 
-_HOMES = {"CheckpointError": "errors", "LCModelCheckpoint": "callback"}
+_HOMES = {
+    "CheckpointError": "errors",
+    "LCModelCheckpoint": "callback",
+    "Report": "report",
+    "pack": "store.pack",
+    "verify": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,13 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     """Saves the training state: one base, then compressed deltas.
 
     The first eight arguments are those of `keras.callbacks.ModelCheckpoint`. The training
-    thread only copies the state; encoding and writing go on beside it.
+    thread only copies the state; encoding and writing go on beside it. One process at a time
+    saves into a directory, `keras_lc.store.lock` says how; callbacks of one process may share it.
 
     Args:
         filepath: template such as `"training/cp-{epoch:04d}"`; `{epoch}`, `{batch}` and names
-            of logs are filled in, a suffix of Keras' is accepted and left out.
+            of logs are filled in, a suffix of Keras' is accepted and left out. It may be a URL
+            that fsspec knows, such as `"s3://bucket/training/cp-{epoch:04d}"`.
         monitor: the log that `save_best_only` compares.
         verbose: 1 prints a line about each save.
         save_best_only: save only when `monitor` has improved.
@@ -103,7 +104,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             "on_error": on_error,
             "owns": self._template.fits,
         }
-        self._checkpointer = Checkpointer(self._template.directory or Path(), **self._options)
+        self._directory = self._template.directory
+        self._checkpointer = Checkpointer(self._directory or "", **self._options)
         self._capture: KerasCapture | None = None
         self._last_step = 0
         self._epoch = 0
@@ -114,8 +116,11 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             self.on_train_batch_end = self._on_train_batch_end
 
     def wait(self) -> None:
-        """Return when every save asked for is durable; raise what the last one failed with."""
-        self._checkpointer.wait()
+        """Return when every save asked for is durable; raise what the last one failed with.
+
+        Until the next save, other processes may save into the directory.
+        """
+        self._checkpointer.close()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model = self.model
@@ -142,9 +147,10 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self.wait()
 
-    def _begin_chain(self, directory: Path) -> None:
+    def _begin_chain(self, directory: str) -> None:
         """A new chain in a directory, or the one that the model has been restored from."""
         self.wait()
+        self._directory = directory
         self._checkpointer = Checkpointer(directory, **self._options)
         capture = self._capture
         assert capture is not None
@@ -156,7 +162,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         if not self._wanted(epoch, logs, path):
             return
         directory, name = split(path)
-        if directory != self._checkpointer.directory:
+        if directory != self._directory:
             self._begin_chain(directory)
         capture, checkpointer = self._capture, self._checkpointer
         assert capture is not None

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,12 @@ from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.errors import CheckpointError, DamagedError, OptionError, TemplateError
+from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
 from keras_lc.loader import CheckpointInfo, describe, load
-from keras_lc.store import base, chain, files, index, record
+from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
+from keras_lc.store.locate import directory_at
+from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 
@@ -30,8 +31,10 @@ _PAYS = 0.95  # a delta larger than this share of its base is followed by a new 
 class Checkpointer:
     """Saves snapshots of one training run into one directory.
 
+    Other processes may not save into it from the first save until `close`.
+
     Args:
-        directory: made when the first checkpoint is saved.
+        directory: path or URL; made when the first checkpoint is saved.
         codec: how deltas are coded, as for `core.DeltaEncoder`.
         keyframe_every: checkpoints from one base to the next, the base counted.
         max_to_keep: keep this many newest checkpoints and what they build on; None keeps all.
@@ -60,13 +63,14 @@ class Checkpointer:
                 raise OptionError(f"{option}={value!r}: expected a whole number from 1 up.")
         if on_error not in ("raise", "warn"):
             raise OptionError(f"on_error={on_error!r}: expected 'raise' or 'warn'.")
-        self.directory = Path(directory)
+        self.directory = directory_at(directory)
         self._codec = codec
         self._keyframe_every = keyframe_every
         self._max_to_keep = max_to_keep
         self._on_saved = on_saved
         self._on_error = on_error
         self._owns = owns
+        self._writer = Writer(self.directory)
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
@@ -77,6 +81,13 @@ class Checkpointer:
         """Return when every save asked for is durable; a failure of the last is raised here."""
         with self._failures():
             self._background.wait()
+
+    def close(self) -> None:
+        """Wait, and let other processes write into the directory; saving may go on later."""
+        try:
+            self.wait()
+        finally:
+            self._writer.release()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -95,11 +106,15 @@ class Checkpointer:
             or self._base_next
             or len(self._chain) >= self._keyframe_every
             or any(stored.name == name for stored in self._chain)
-            or not all(
-                (self.directory / s.file).exists() for s in (self._chain[0], self._chain[-1])
-            )
+            or self._chain_is_gone()
             or not self._encoder.fits(snapshot.arrays)
         )
+
+    def _chain_is_gone(self) -> bool:
+        """Whether its ends are not there; a delta may have moved into a pack."""
+        base, last = self._chain[0], self._chain[-1]
+        gone = self.directory.gone
+        return gone(base.file) or (gone(last.file) and gone(base.name + index.PACK))
 
     def save(
         self,
@@ -122,14 +137,9 @@ class Checkpointer:
             "step": snapshot.step,
             "logs": _plain_logs(logs or {}),
         }
-        if not name or name.startswith(".") or name != os.path.basename(name):
-            raise TemplateError(
-                f"{name!r} is no name for a checkpoint: expected a file name that does not begin "
-                "with a dot."
-            )
+        index.check_name(name)
         self.wait()
         with self._failures():
-            files.make_directory(self.directory)
             self._background.submit(lambda: self._commit(snapshot, header, codec))
 
     def adopt(self, source: Source) -> None:
@@ -158,10 +168,23 @@ class Checkpointer:
                 return
 
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
+        self.directory.make()
+        with self._writer.writing():
+            stored = self._write(snapshot, header, codec)
+            contents = self._tidy()
+        if self._on_saved is not None:
+            self._on_saved(describe(self.directory, contents, stored))
+
+    def _write(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> Stored:
         if not self._swept:
-            files.remove_leftovers(self.directory)
+            self.directory.remove_leftovers()
             self._swept = True
         contents = index.scan(self.directory)
+        if contents.unread:
+            raise StoreError(
+                f"checkpoints of {str(self.directory)!r} cannot be read, so that the number of the "
+                f"next is not known: {' '.join(contents.faults)}"
+            )
         encoder, self._encoder = self._encoder, None  # until this save is durable
         header |= {
             "serial": contents.next_serial,
@@ -180,25 +203,24 @@ class Checkpointer:
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
         self._encoder = encoder
-        contents = self._tidy(stored)
-        if self._on_saved is not None:
-            self._on_saved(describe(self.directory, contents, stored))
+        return stored
 
     def _write_base(self, contents: Contents, snapshot: Snapshot, header: dict[str, Any]) -> Stored:
-        path = self.directory / (header["name"] + index.BASE)
-        self._displace(contents, path)
+        file = header["name"] + index.BASE
+        self._displace(contents, file)
         header["kind"] = "base"
-        base.write(path, header, snapshot.arrays, snapshot.layout or {}, snapshot.about)
+        layout = snapshot.layout or {}
+        base.write(self.directory, file, header, snapshot.arrays, layout, snapshot.about)
         self._base_next = False
-        return index.read_header(path)
+        return index.read_header(self.directory, file)
 
     def _write_delta(self, contents: Contents, header: dict[str, Any], blob: bytes) -> Stored:
-        path = self.directory / (header["name"] + index.DELTA)
-        self._displace(contents, path)
+        file = header["name"] + index.DELTA
+        self._displace(contents, file)
         header |= {"kind": "delta", "parent": self._chain[-1].digest}
-        with files.write_once(path) as file:
-            file.write(record.pack(header, blob))
-        return index.read_header(path)
+        with self.directory.write_once(file) as opened:
+            opened.write(record.pack(header, blob))
+        return index.read_header(self.directory, file)
 
     def _check_chain(self, contents: Contents) -> None:
         lost = [stored.file for stored in self._chain if stored.digest not in contents.by_digest]
@@ -208,20 +230,30 @@ class Checkpointer:
                 "during training, so that no delta can build on it; the next checkpoint is whole."
             )
 
-    def _displace(self, contents: Contents, path: Path) -> None:
-        """Keep a file that is about to lose its name, if other checkpoints build on it."""
+    def _displace(self, contents: Contents, file: str) -> None:
+        """Keep what a file holds that is about to be written anew, if others build on it."""
         for stored in contents.stored:
-            if stored.file == path.name and chain.has_children(contents, stored):
-                files.keep_as(path, path.with_name(_retired(stored)))
+            if stored.file == file:
+                self._retire(contents, stored)
 
-    def _tidy(self, saved: Stored) -> Contents:
+    def _retire(self, contents: Contents, stored: Stored) -> None:
+        if chain.has_children(contents, stored):
+            pack.keep_as(self.directory, stored, _retired(stored))
+
+    def _tidy(self) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
-        for stored in contents.stored:
-            if stored.name == saved.name and stored.file != saved.file:
-                self._displace(contents, self.directory / stored.file)
-                files.remove(self.directory / stored.file)
-                contents = index.scan(self.directory)
+        if not contents.unread:  # what such a file builds on is not known
+            contents = self._prune(contents)
+        index.write_index(self.directory, contents)
+        return contents
+
+    def _prune(self, contents: Contents) -> Contents:
+        if outdated := contents.outdated:
+            for stored in outdated:
+                self._retire(contents, stored)
+            pack.remove(self.directory, contents, reversed(outdated))
+            contents = index.scan(self.directory)
         keep = contents.listed
         if self._max_to_keep is not None:
             own = [stored for stored in keep if self._owns(stored.name)]
@@ -229,10 +261,8 @@ class Checkpointer:
                 -self._max_to_keep :
             ]
         if drop := chain.disposable(contents, keep):
-            for stored in drop:
-                files.remove(self.directory / stored.file)
+            pack.remove(self.directory, contents, drop)
             contents = index.scan(self.directory)
-        index.write_index(self.directory, contents)
         return contents
 
 

@@ -18,6 +18,10 @@ class StoreError(CheckpointError, OSError):
     """A path cannot be written or read."""
 
 
+class LockedError(StoreError):
+    """Another live process writes into the directory."""
+
+
 class NotFoundError(CheckpointError, FileNotFoundError):
     """A checkpoint that was named does not exist."""
 

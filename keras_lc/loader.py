@@ -7,7 +7,6 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from keras_lc.core import DeltaDecoder
@@ -20,7 +19,9 @@ from keras_lc.errors import (
     StoreError,
 )
 from keras_lc.store import base, chain, index, record
+from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
+from keras_lc.store.locate import directory_at, split
 
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt", ".lcd")
 
@@ -53,8 +54,16 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """The state of a checkpoint, and what its base says about it."""
+
+    decoder: DeltaDecoder
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A checkpoint decoded."""
+    """A checkpoint that was found and decoded."""
 
     info: CheckpointInfo
     decoder: DeltaDecoder
@@ -86,7 +95,7 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
     """Put the newest intact checkpoint of a directory back.
 
     Args:
-        directory: where `LCModelCheckpoint` saves; it need not exist.
+        directory: where `LCModelCheckpoint` saves, a path or URL; it need not exist.
         model: a compiled `keras.Model` of the architecture that was saved, changed in place.
             Without it the compiled model is rebuilt from the stored configuration.
 
@@ -103,7 +112,7 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
         >>> keras_lc.restore_latest("no/such/directory") is None
         True
     """
-    loaded = load_latest(Path(directory))
+    loaded = load_latest(directory)
     return None if loaded is None else _restore(loaded, model)
 
 
@@ -143,50 +152,62 @@ def _restore(loaded: Loaded, model: Any) -> Restored:
     return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)
 
 
-def load(directory: Path, contents: Contents, target: Stored) -> Loaded:
+def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
     """Decode one checkpoint, every file of its chain checked before it is interpreted.
 
     Raises:
         DamagedError: a file of the chain is missing, altered or truncated; it is named.
     """
-    about: dict[str, Any] = {}
-    decoder: DeltaDecoder | None = None
+    decoded: Decoded | None = None
     for stored in chain.ancestry(contents, target):
         try:
-            with open(directory / stored.file, "rb") as file:
-                frame = record.read_frame(file)
-                if frame is None or frame.digest != stored.digest:
-                    raise DamagedError("the file has been altered or replaced.")
-                file.seek(0)
-                data = file.read(frame.end)
-            payload = record.checked(data, frame)
-            if decoder is None:
-                content = base.read(data)
-                about, decoder = content.about, DeltaDecoder(content.arrays, copy=False)
-            else:
-                decoder.decode(bytes(payload))
-        except OSError as error:
-            raise DamagedError(f"{stored.file} cannot be read: {error}") from error
+            decoded = decode(directory, stored, decoded)
         except FormatError as error:
-            raise FormatError(f"{str(directory / stored.file)!r}: {error}") from error
+            raise FormatError(f"{directory.child(stored.where)!r}: {error}") from error
         except CheckpointError as error:
-            raise DamagedError(f"{str(directory / stored.file)!r} is damaged: {error}") from error
-    assert decoder is not None
-    return Loaded(describe(directory, contents, target), decoder, about)
+            raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
+    assert decoded is not None
+    return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
 
 
-def load_latest(directory: Path) -> Loaded | None:
+def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Decoded:
+    """Read one checkpoint, check it, and decode it over what it builds on.
+
+    Args:
+        directory: where it is.
+        stored: a base, or a delta.
+        before: the checkpoint that a delta builds on, decoded; it becomes this one.
+
+    Raises:
+        DamagedError, FormatError: it cannot be read, or is not what the listing said.
+    """
+    try:
+        with directory.open(stored.file) as file:
+            frame = index.find(file, stored)
+            data = file.read(frame.end)
+    except OSError as error:
+        raise DamagedError(f"it cannot be read: {error}") from error
+    payload = record.checked(data, frame)
+    if before is None:
+        content = base.read(data)
+        return Decoded(DeltaDecoder(content.arrays, copy=False), content.about)
+    before.decoder.decode(bytes(payload))
+    return before
+
+
+def load_latest(directory: str | os.PathLike[str]) -> Loaded | None:
     """The newest checkpoint that is intact, with a warning for each newer one that is not.
 
     Raises:
         DamagedError: there are checkpoints, but none is intact.
         StoreError: the directory is a file.
     """
-    contents = open_directory(directory)
-    faults = [f"{file}: {reason}" for file, reason in contents.damaged.items()]
+    place = directory_at(directory)
+    contents = open_directory(place)
+    faults = contents.faults
     for stored in reversed(contents.listed):
         try:
-            loaded = load(directory, contents, stored)
+            loaded = load(place, contents, stored)
         except CheckpointError as error:
             if str(error) not in faults:  # one damaged file breaks all that build on it
                 faults.append(str(error))
@@ -199,7 +220,7 @@ def load_latest(directory: Path) -> Loaded | None:
         return loaded
     if faults:
         raise DamagedError(
-            f"no checkpoint of {str(directory)!r} is intact. Move the directory away to train "
+            f"no checkpoint of {str(place)!r} is intact. Move the directory away to train "
             f"from the beginning. Damaged: {' '.join(faults)}"
         )
     return None
@@ -212,32 +233,33 @@ def load_named(path: str | os.PathLike[str]) -> Loaded:
         NotFoundError: there is none of that name; near names are listed.
         DamagedError: it, or a checkpoint that it builds on, is damaged.
     """
-    full = Path(path)
-    if full.is_dir():
-        raise NotFoundError(
-            f"{str(full)!r} is a directory; `restore_latest` takes a directory, `restore` one "
-            f"checkpoint such as {str(full / 'cp-0007')!r}."
-        )
-    name = strip_suffix(full.name)
-    contents = open_directory(full.parent)
+    text = os.fspath(path).rstrip("/")
+    parent, last = split(text)
+    directory, name = directory_at(parent), strip_suffix(last)
+    contents = open_directory(directory)
     for stored in contents.stored[::-1]:
         if stored.name == name:
             try:
-                return load(full.parent, contents, stored)
+                return load(directory, contents, stored)
             except DamagedError as error:
                 raise DamagedError(f"{error} Restore an older checkpoint.") from error
     for file, reason in contents.damaged.items():
-        if strip_suffix(file) == name:
-            raise DamagedError(f"{str(full.parent / file)!r} is damaged: {reason}")
+        if strip_suffix(file) == name or file.endswith(index.PACK):
+            raise DamagedError(f"{directory.child(file)!r} is damaged: {reason}")
+    if directory_at(text).exists():
+        raise NotFoundError(
+            f"{text!r} is a directory; `restore_latest` takes a directory, `restore` one "
+            f"checkpoint such as {directory_at(text).child('cp-0007')!r}."
+        )
     names = [stored.name for stored in contents.listed]
     near = get_close_matches(name, names, n=3, cutoff=0.3) or names[-3:]
     raise NotFoundError(
-        f"there is no checkpoint {name!r} in {str(full.parent)!r}; "
+        f"there is no checkpoint {name!r} in {str(directory)!r}; "
         + (f"it has {len(names)}, among them {', '.join(near)}." if names else "it holds none.")
     )
 
 
-def open_directory(directory: Path) -> Contents:
+def open_directory(directory: Directory) -> Contents:
     """The checkpoints of a directory; an error if it is a file."""
     if directory.is_file():
         raise StoreError(f"{str(directory)!r} is a file; expected a directory of checkpoints.")
@@ -248,7 +270,7 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
     """The checkpoints of a directory, oldest first; only headers are read.
 
     Args:
-        directory: a directory, which need not exist.
+        directory: a path or URL, which need not exist.
 
     Raises:
         StoreError: the directory is a file or cannot be read.
@@ -258,9 +280,9 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
         >>> keras_lc.list_checkpoints("no/such/directory")
         []
     """
-    path = Path(directory)
-    contents = open_directory(path)
-    return [describe(path, contents, stored) for stored in contents.listed]
+    place = directory_at(directory)
+    contents = open_directory(place)
+    return [describe(place, contents, stored) for stored in contents.listed]
 
 
 def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
@@ -270,7 +292,7 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
     newer.
 
     Args:
-        directory: a directory, which need not exist.
+        directory: a path or URL, which need not exist.
 
     Raises:
         DamagedError: there are checkpoints, but none is intact.
@@ -281,25 +303,25 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
         >>> keras_lc.latest_checkpoint("no/such/directory") is None
         True
     """
-    loaded = load_latest(Path(directory))
+    loaded = load_latest(directory)
     return None if loaded is None else loaded.info.path
 
 
-def describe(directory: Path, contents: Contents, stored: Stored) -> CheckpointInfo:
+def describe(directory: Directory, contents: Contents, stored: Stored) -> CheckpointInfo:
     """What is known of a stored checkpoint."""
     header = stored.header
     parent = stored.parent
     if parent in contents.by_digest:
         parent = contents.by_digest[parent].name
     return CheckpointInfo(
-        path=os.path.join(directory, stored.name),
+        path=directory.child(stored.name),
         kind="base" if stored.parent is None else "delta",
         epoch=header["epoch"],
         batch=header["batch"],
         step=header["step"],
         logs={name: float(value) for name, value in header["logs"].items()},
         nbytes=stored.nbytes,
-        parent=None if parent is None else os.path.join(directory, parent),
+        parent=None if parent is None else directory.child(parent),
         saved_at=datetime.fromisoformat(header["saved_at"]),
     )
 

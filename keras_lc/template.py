@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from keras_lc.errors import TemplateError
 from keras_lc.loader import strip_suffix
+from keras_lc.store import locate
 
 _ANGLE = re.compile(r"<(epoch|batch)((?::[^<>{}]*)?)>")
 
@@ -19,7 +19,7 @@ class Template:
     """A path such as `training/cp-{epoch:04d}`, filled in as Keras does.
 
     Args:
-        filepath: text or path; `{epoch}`, `{batch}` and the names of logs are replaced.
+        filepath: text, path or URL; `{epoch}`, `{batch}` and the names of logs are replaced.
             `<epoch:04d>` is another spelling of `{epoch:04d}`. A suffix that Keras would ask
             for (`.weights.h5`, `.keras`, `.h5`, `.ckpt`) may be there and is left out.
 
@@ -36,13 +36,13 @@ class Template:
                 f"the filepath {self.text!r} is no valid template: {error}. Write fields as in "
                 "'training/cp-{epoch:04d}'."
             ) from error
-        if not strip_suffix(os.path.basename(self.text)):
+        head, tail = locate.split(self.text)
+        if not strip_suffix(tail):
             raise TemplateError(
                 f"the filepath {self.text!r} names a directory; add a file name, for example "
                 f"{os.path.join(self.text, 'cp-{epoch:04d}')!r}."
             )
-        head, tail = os.path.split(self.text)
-        self.directory = None if "{" in head else Path(head)
+        self.directory = None if "{" in head else head
         self._name = re.compile(
             "".join(
                 re.escape(literal) + ("" if field is None else ".+")
@@ -77,6 +77,7 @@ class Template:
         return self._name.fullmatch(name) is not None
 
 
-def split(path: str) -> tuple[Path, str]:
+def split(path: str) -> tuple[str, str]:
     """Directory and checkpoint name of a filled-in path."""
-    return Path(os.path.dirname(path)), strip_suffix(os.path.basename(path))
+    directory, name = locate.split(path)
+    return directory, strip_suffix(name)

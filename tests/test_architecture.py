@@ -17,7 +17,8 @@ STORE = {"keras_lc.store", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
     "capture": {"store", "checkpointer", "loader", "callback", "background"},
     "checkpointer": {"callback"},
-    "loader": {"callback", "checkpointer", "background"},
+    "loader": {"callback", "checkpointer", "background", "report"},
+    "report": {"callback", "checkpointer", "background", "capture"},
     "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
 }
 
@@ -63,7 +64,7 @@ def within(name, allowed):
     ("part", "outside", "inside"),
     [
         ("core", {"numpy", "pcodec"}, CORE),
-        ("store", {"numpy", "h5py", "ml_dtypes"}, STORE),
+        ("store", {"numpy", "h5py", "ml_dtypes", "fsspec"}, STORE),
         ("errors", set(), set()),
         ("background", set(), {"keras_lc.errors"}),
     ],
@@ -113,7 +114,7 @@ def run_fresh(code, directory):
         "import keras_lc, keras_lc.core; keras_lc.core.DeltaEncoder",
         "import keras_lc; keras_lc.core.DeltaDecoder; keras_lc.CheckpointError; dir(keras_lc)",
         "import keras_lc; keras_lc.list_checkpoints('.'); keras_lc.latest_checkpoint('.')",
-        "import keras_lc; keras_lc.restore_latest('.')",
+        "import keras_lc; keras_lc.restore_latest('.'); keras_lc.verify('.')",
         "import keras_lc.store.index, keras_lc.checkpointer, keras_lc.loader",
     ],
 )

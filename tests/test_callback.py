@@ -1,5 +1,6 @@
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from keras_lc import (
     restore,
     restore_latest,
 )
+from tests.store.test_lock import holder
 
 
 def names(directory):
@@ -287,6 +289,19 @@ def test_the_directory_may_depend_on_the_epoch(tmp_path):
         assert restore_latest(tmp_path / str(epoch)).epoch == epoch
 
 
+def test_a_directory_behind_a_url(tmp_path):
+    url = f"memory:/{tmp_path}/training"
+    model = dense()
+    fit(model, [LCModelCheckpoint(url + "/cp-{epoch:04d}")], epochs=2)
+    assert latest_checkpoint(url) == f"{url}/cp-0002"
+    other = dense()
+    assert restore_latest(url, other).epoch == 2
+    assert equal(state(other), state(model))
+    fit(other, [LCModelCheckpoint(url + "/cp-{epoch:04d}")], epochs=3, initial_epoch=2)
+    assert kinds(url) == ["base", "delta", "delta"]
+    assert restore(f"{url}/cp-0002").epoch == 2
+
+
 def test_saving_happens_beside_the_training(tmp_path):
     threads = []
     callback = LCModelCheckpoint(
@@ -353,6 +368,35 @@ def test_a_failed_save_may_be_a_warning(tmp_path):
     callback = LCModelCheckpoint(tmp_path / "training" / "cp", on_error="warn")
     with pytest.warns(UserWarning, match="in the way"):
         fit(dense(), [callback], epochs=2)
+
+
+def test_a_directory_deleted_during_training_begins_anew(tmp_path):
+    callback = LCModelCheckpoint(tmp_path / "training" / "cp-{epoch}")
+
+    def delete(epoch, logs):
+        if epoch == 1:
+            callback.wait()
+            shutil.rmtree(tmp_path / "training")
+
+    model = dense()
+    fit(model, [callback, keras.callbacks.LambdaCallback(on_epoch_end=delete)], epochs=4)
+    assert kinds(tmp_path / "training") == ["base", "delta"]
+    other = dense()
+    assert restore_latest(tmp_path / "training", other).epoch == 4
+    assert equal(state(other), state(model))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_directory_that_another_process_saves_into(tmp_path, on_error):
+    fit(dense(), [LCModelCheckpoint(tmp_path / "cp-{epoch}")], epochs=1)
+    callback = LCModelCheckpoint(tmp_path / "cp-{epoch}", on_error=on_error)
+    refused = {
+        "raise": pytest.raises(CheckpointError, match="one process a directory"),
+        "warn": pytest.warns(UserWarning, match="one process a directory"),
+    }
+    with holder(tmp_path), refused[on_error]:
+        fit(dense(), [callback], epochs=3, initial_epoch=1)
+    assert names(tmp_path) == ["cp-1"]
 
 
 def test_nothing_yet(tmp_path):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,13 +29,17 @@ from keras_lc.loader import (
     load_latest,
     load_named,
 )
-from keras_lc.store import base, files, index
+from keras_lc.store import base, files, index, lock
+from keras_lc.store.directory import LocalDirectory
+from keras_lc.store.locate import directory_at
 from tests.toy import (
+    LAYOUT,
     SCENES,
     Scene,
     State,
     disk,
     file_names,
+    halves,
     kinds,
     load_all,
     run,
@@ -74,7 +82,7 @@ def check(directory: Path, scene: Scene, before: dict[str, State], saved: bool |
 def settled(directory: Path) -> None:
     """Nothing temporary, and no file that nothing needs."""
     assert not temporaries(directory)
-    contents = index.scan(directory)
+    contents = index.scan(directory_at(directory))
     needed = set()
     by_digest = {stored.digest: stored for stored in contents.stored}
     for stored in contents.listed:
@@ -113,7 +121,7 @@ def test_a_disk_that_fails_at_any_request_costs_only_that_save(
             except CheckpointError:
                 failed = True
         if directory.exists():
-            assert not temporaries(directory), n
+            assert not halves(directory), n
         check(directory, scene, before, saved=None if failed else True)
         with disk():
             save(checkpointer, scene.following, "next")
@@ -203,7 +211,7 @@ def test_a_failure_after_the_file_is_durable_does_not_spoil_the_chain(
     for i, state in enumerate(states):
         broken = i in (0, 2)
 
-        def fail(saved: index.Stored) -> index.Contents:
+        def fail() -> index.Contents:
             raise StoreError("the directory is not there for a moment")
 
         monkeypatch.setattr(checkpointer, "_tidy", fail if broken else tidy)
@@ -381,6 +389,243 @@ def test_a_base_swapped_during_training_is_never_built_on(tmp_path: Path) -> Non
         restored(tmp_path / "ours", "cp-0002")
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_disk_that_refuses_from_some_request_on_costs_only_the_saves_until_it_is_back(
+    tmp_path: Path, code: int
+) -> None:
+    def refuse() -> None:
+        raise OSError(code, os.strerror(code))
+
+    states = walk(8)
+    with disk() as whole:
+        run(tmp_path / "whole", states[:4])
+    for n in range(1, whole.asked + 1, 5):
+        directory = tmp_path / str(n)
+        checkpointer = toy_checkpointer(directory, on_error="warn")
+        with disk(n, refuse), warned() as texts:
+            for i in range(4):
+                save(checkpointer, states[i], f"cp-{i}")
+        other = [t for t in texts if os.strerror(code) not in t and "cannot delete" not in t]
+        assert not other
+        for i in range(4, 8):
+            save(checkpointer, states[i], f"cp-{i}")
+        found = load_all(directory)
+        assert all(same(arrays, states[int(name[-1])]) for name, arrays in found.items())
+        assert list(found)[-4:] == ["cp-4", "cp-5", "cp-6", "cp-7"]
+        settled(directory)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 5_000, 17_000])
+def test_a_disk_that_takes_no_more_bytes_of_a_file_costs_only_that_save(
+    tmp_path: Path, limit: int
+) -> None:
+    """The real thing: the system refuses to let a file grow."""
+    resource = pytest.importorskip("resource")
+    states = walk(3)
+    checkpointer = run(tmp_path, states[:1])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, options in (("delta", {}), ("base", {"keyframe_every": 1})):
+        target = toy_checkpointer(tmp_path, **options) if options else checkpointer
+        if name == "delta" and limit > 1000:
+            continue
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(StoreError):
+                save(target, states[1], name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(load_all(tmp_path)) == ["cp-0001"]
+        assert not temporaries(tmp_path)
+    save(checkpointer, states[2], "cp-0003")
+    assert same(restored(tmp_path, "cp-0001"), states[0])
+    assert same(restored(tmp_path, "cp-0003"), states[2])
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("again", ["gone", "empty", "another run"])
+def test_a_directory_deleted_between_saves_begins_anew(
+    tmp_path: Path, again: str, background: bool
+) -> None:
+    states, directory = walk(6), tmp_path / "training"
+    checkpointer = toy_checkpointer(directory, background=background)
+    for i in range(3):
+        checkpointer.save(described(checkpointer, states[i], f"cp-{i}"), f"cp-{i}", 1)
+        checkpointer.wait()  # its lock is held
+    shutil.rmtree(directory)
+    if again == "empty":
+        directory.mkdir()
+    elif again == "another run":
+        run(directory, walk(2, seed=5))
+    for i in range(3, 6):
+        save(checkpointer, states[i], f"cp-{i}")
+    found = load_all(directory)
+    assert [kinds(directory)[f"cp-{i}"] for i in range(3, 6)] == ["base", "delta", "delta"]
+    assert all(same(found[f"cp-{i}"], states[i]) for i in range(3, 6))
+    assert not temporaries(directory)
+
+
+def described(checkpointer: Any, state: State, name: str) -> Snapshot:
+    taken = snapshot(state)
+    return replace(taken, layout=LAYOUT) if checkpointer.base_due(name, taken) else taken
+
+
+@pytest.mark.parametrize("title", ["delta", "base over an old base", "delta onto a pack"])
+def test_a_directory_deleted_at_any_moment_of_a_save_costs_no_later_one(
+    tmp_path: Path, title: str
+) -> None:
+    scene = SCENES[title]
+    for n in scene.moments(counted(scene, tmp_path / "whole")):
+        directory = tmp_path / str(n)
+        with disk():
+            checkpointer = scene.prepare(directory)
+        with disk(n, lambda at=directory: shutil.rmtree(at), once=True), suppress(CheckpointError):
+            save(checkpointer, scene.disturbed, scene.name)
+        with disk():
+            try:
+                save(checkpointer, scene.following, "next")
+            except DamagedError:  # it noticed only now that what it built on is gone
+                save(checkpointer, scene.following, "next")
+        assert same(restored(directory, "next"), scene.following), n
+        settled(directory)
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["once", "for good"])
+@pytest.mark.parametrize("title", ["delta", "chain dropped", "delta over an old base"])
+def test_a_disk_that_cannot_be_read_at_any_time_of_a_save_costs_only_that_save(
+    tmp_path: Path, title: str, once: bool
+) -> None:
+    scene = SCENES[title]
+    opened = LocalDirectory.open
+    asked = 0
+
+    def failing(at: int) -> Any:
+        nonlocal asked
+        asked = 0
+
+        def read(self: LocalDirectory, name: str) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == at or (0 < at < asked and not once):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return opened(self, name)
+
+        return mock.patch.object(LocalDirectory, "open", read)
+
+    n, whole = 0, 1
+    while n <= whole:
+        directory = tmp_path / str(n)
+        checkpointer = scene.prepare(directory)
+        before = load_all(directory)
+        failed = False
+        with failing(n):
+            try:
+                save(checkpointer, scene.disturbed, scene.name)
+            except CheckpointError:
+                failed = True
+        whole = max(whole, asked)
+        check(directory, scene, before, saved=None if failed else True)
+        save(checkpointer, scene.following, "next")
+        latest = load_latest(directory)
+        assert latest is not None
+        assert Path(latest.info.path).name == "next"
+        assert same(latest.decoder.reconstruction, scene.following)
+        n += 1
+
+
+def test_a_file_that_cannot_be_read_stops_neither_numbers_nor_chains(tmp_path: Path) -> None:
+    """What it holds may be the newest, or what a kept one builds on."""
+    states = walk(6)
+    checkpointer = run(tmp_path, states[:5], max_to_keep=1)
+    (tmp_path / index.INDEX).unlink()
+    opened = LocalDirectory.open
+
+    def read(self: LocalDirectory, name: str) -> Any:
+        if name == "cp-0003.lcd":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(self, name)
+
+    with mock.patch.object(LocalDirectory, "open", read):
+        for target in (checkpointer, toy_checkpointer(tmp_path, max_to_keep=1)):
+            with pytest.raises(StoreError, match=r"cp-0003\.lcd"):
+                save(target, states[5], "cp-0006")
+    assert all(map(same, load_all(tmp_path).values(), states))
+    save(checkpointer, states[5], "cp-0006")
+    assert same(restored(tmp_path, "cp-0006"), states[5])
+
+
+def test_a_file_that_becomes_unreadable_during_a_save_lets_nothing_be_deleted(
+    tmp_path: Path,
+) -> None:
+    states = walk(6)
+    checkpointer = run(tmp_path, states[:5], max_to_keep=1)
+    tidy, opened = checkpointer._tidy, LocalDirectory.open
+
+    def read(self: LocalDirectory, name: str) -> Any:
+        if name in ("cp-0003.lcd", index.INDEX):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(self, name)
+
+    def later() -> index.Contents:
+        with mock.patch.object(LocalDirectory, "open", read):
+            return tidy()
+
+    with mock.patch.object(checkpointer, "_tidy", later):
+        save(checkpointer, states[5], "cp-0006")
+    assert all(map(same, load_all(tmp_path).values(), states))
+    assert len(load_all(tmp_path)) == 6
+
+
+UNPRIVILEGED = """
+import os, shutil, sys, tempfile
+from pathlib import Path
+from tests.toy import load_all, run, same, save, temporaries, toy_checkpointer, walk, warned
+from keras_lc.errors import StoreError
+
+states = walk(9)
+base = Path(tempfile.mkdtemp())
+run(base / "first", states[:2])  # loads all that is loaded late
+base.chmod(0o777)
+if os.geteuid() == 0:
+    os.seteuid(65534)
+directory = base / "training"
+checkpointer = run(directory, states[:2])
+patient = toy_checkpointer(directory, on_error="warn")
+save(patient, states[2], "best")
+directory.chmod(0o500)
+for i in range(2):
+    try:
+        save(checkpointer, states[3], "cp-0003")
+    except StoreError as error:
+        assert "training" in str(error), error
+    else:
+        raise SystemExit("it could be written")
+    with warned() as texts:
+        save(patient, states[4], "best")
+    assert len(texts) == 1, texts
+directory.chmod(0o700)
+save(checkpointer, states[5], "cp-0003")
+save(patient, states[6], "best")
+found = load_all(directory)
+assert [found.keys()] == [{"cp-0001", "cp-0002", "cp-0003", "best"}], found.keys()
+for name, i in (("cp-0001", 0), ("cp-0002", 1), ("cp-0003", 5), ("best", 6)):
+    assert same(found[name], states[i]), name
+assert not temporaries(directory)
+shutil.rmtree(directory)
+os.seteuid(os.getuid())
+shutil.rmtree(base)
+print("fine")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+def test_permission_that_is_lost_half_way_and_given_back() -> None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, cwd=root
+    )
+    assert done.stdout == "fine\n", done.stderr
+
+
 class ToySource:
     """What `adopt` asks: a state that stands at some step."""
 
@@ -504,7 +749,7 @@ def test_on_saved_comes_after_the_file_is_durable(tmp_path: Path, background: bo
 
     def on_saved(info: CheckpointInfo) -> None:
         assert load_named(info.path).info == info
-        assert not temporaries(tmp_path)
+        assert all(name.startswith(lock.PREFIX) for name in temporaries(tmp_path))
         infos.append(info)
         threads.append(threading.current_thread() is threading.main_thread())
 

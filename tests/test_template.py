@@ -7,7 +7,7 @@ from keras_lc.template import Template, split
 @pytest.mark.parametrize("suffix", ["", ".weights.h5", ".keras", ".h5", ".ckpt"])
 def test_a_suffix_is_optional_and_left_out(suffix, tmp_path):
     path = Template(tmp_path / ("cp-{epoch:04d}" + suffix)).fill(6, None, {})
-    assert split(path) == (tmp_path, "cp-0007")
+    assert split(path) == (str(tmp_path), "cp-0007")
 
 
 def test_angle_brackets_are_another_spelling():

@@ -21,8 +21,11 @@ import numpy as np
 from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
+from keras_lc.errors import StoreError
 from keras_lc.loader import load, open_directory
-from keras_lc.store import files, record
+from keras_lc.store import files, lock, record
+from keras_lc.store.locate import directory_at
+from keras_lc.store.pack import pack
 
 State = dict[str, np.ndarray]
 
@@ -86,16 +89,18 @@ def save(
     **options: Any,
 ) -> None:
     """One save as a callback makes it, durable on return."""
-    checkpointer.wait()
-    taken = snapshot(state)
-    if checkpointer.base_due(name, taken):
-        taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
-    checkpointer.save(taken, name, epoch, **options)
-    checkpointer.wait()
+    try:
+        checkpointer.wait()
+        taken = snapshot(state)
+        if checkpointer.base_due(name, taken):
+            taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
+        checkpointer.save(taken, name, epoch, **options)
+    finally:
+        checkpointer.close()
 
 
 def run(
-    directory: Path, states: Sequence[State], prefix: str = "cp-", **options: Any
+    directory: Path | str, states: Sequence[State], prefix: str = "cp-", **options: Any
 ) -> Checkpointer:
     """A run that saves each state as cp-0001, cp-0002, ... bit for bit."""
     checkpointer = toy_checkpointer(directory, **options)
@@ -104,16 +109,17 @@ def run(
     return checkpointer
 
 
-def toy_checkpointer(directory: Path, **options: Any) -> Checkpointer:
+def toy_checkpointer(directory: Path | str, **options: Any) -> Checkpointer:
     return Checkpointer(directory, **{"codec": "lossless", "background": False, **options})
 
 
-def load_all(directory: Path) -> dict[str, State]:
+def load_all(directory: Path | str) -> dict[str, State]:
     """Every checkpoint that can be named, decoded."""
-    contents = open_directory(directory)
+    place = directory_at(directory)
+    contents = open_directory(place)
     assert not contents.damaged
     return {
-        stored.name: dict(load(directory, contents, stored).decoder.reconstruction)
+        stored.name: dict(load(place, contents, stored).decoder.reconstruction)
         for stored in contents.listed
     }
 
@@ -128,9 +134,9 @@ def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool
     )
 
 
-def kinds(directory: Path) -> dict[str, str]:
+def kinds(directory: Path | str) -> dict[str, str]:
     """Name to "base" or "delta"."""
-    contents = open_directory(directory)
+    contents = open_directory(directory_at(directory))
     return {s.name: "base" if s.parent is None else "delta" for s in contents.listed}
 
 
@@ -143,8 +149,14 @@ def temporaries(directory: Path) -> set[str]:
     return {
         name
         for name in file_names(directory)
-        if name.startswith(".") or not name.endswith((".weights.h5", ".lcd", "checkpoint.json"))
+        if name.startswith(".")
+        or not name.endswith((".weights.h5", ".lcd", ".lcp", "checkpoint.json"))
     }
+
+
+def halves(directory: Path) -> set[str]:
+    """Files that were not written to their end."""
+    return {name for name in temporaries(directory) if not name.startswith(lock.PREFIX)}
 
 
 class Disk:
@@ -226,11 +238,21 @@ def disk(
 
         return ask_first
 
+    remove = files.remove
+
+    def removed(path: Path) -> None:
+        try:
+            toy.ask()
+        except OSError as error:
+            raise StoreError(f"cannot delete {path}") from error
+        remove(path)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(files, "remove", removed))
         stack.enter_context(mock.patch.object(files, "open", opened, create=True))
         stack.enter_context(mock.patch.object(shutil, "copy2", toy.copy))
         stack.enter_context(mock.patch.object(os, "fsync", asking(lambda handle: None)))
-        for name in ("replace", "link"):
+        for name in ("replace", "link", "utime"):
             stack.enter_context(mock.patch.object(os, name, asking(getattr(os, name))))
         yield toy
 
@@ -250,6 +272,7 @@ class Scene:
     history: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    packed: bool = False  # all that was saved before is joined into packs
     coarse: bool = False  # disturb only some of the requests that write the HDF5 part
 
     def moments(self, requests: int) -> list[int]:
@@ -272,6 +295,8 @@ class Scene:
         checkpointer = toy_checkpointer(directory, **dict(self.options))
         for name in self.history:
             save(checkpointer, next(states), name)
+        if self.packed:
+            pack(directory)
         return checkpointer
 
     @property
@@ -308,6 +333,20 @@ SCENES = {
         "cp-0004",
         ("cp-0001", "cp-0002", "cp-0003"),
         options=(("keyframe_every", 2), ("max_to_keep", 1)),
+    ),
+    "delta onto a pack": Scene("cp-0004", ("cp-0001", "cp-0002", "cp-0003"), packed=True),
+    "base over a delta of a pack": Scene(
+        "cp-0003", before=("cp-0001", "cp-0002", "cp-0003", "cp-0004"), packed=True, coarse=True
+    ),
+    "delta over a delta of a pack": Scene(
+        "cp-0002", ("cp-0000",), before=("cp-0001", "cp-0002", "cp-0003"), packed=True
+    ),
+    "chain dropped with its pack": Scene(
+        "cp-0004",
+        ("cp-0001", "cp-0002", "cp-0003"),
+        options=(("keyframe_every", 3), ("max_to_keep", 1)),
+        packed=True,
+        coarse=True,
     ),
 }
 

@@ -13,8 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from keras_lc.dtypes import dtype_name, parse_dtype
 from keras_lc.errors import DamagedError
 from keras_lc.store import record
-from keras_lc.store.files import write_once
+from keras_lc.store.directory import Directory
 
 GROUP = "keras_lc"
 
@@ -36,7 +35,8 @@ class Base:
 
 
 def write(
-    path: Path,
+    directory: Directory,
+    name: str,
     header: dict[str, Any],
     arrays: Mapping[str, np.ndarray],
     layout: Mapping[str, str | np.ndarray],
@@ -45,7 +45,8 @@ def write(
     """Write a base.
 
     Args:
-        path: the file to make.
+        directory: where to.
+        name: of the file to make.
         header: the record's header, JSON.
         arrays: every tensor of the state by name.
         layout: HDF5 path to the name of a tensor, or to an array that is stored for
@@ -56,13 +57,32 @@ def write(
         Hexadecimal digest of the record.
     """
     start = len(record.head(header, 0, align=True))
-    with write_once(path) as file:
+    with directory.write_once(name) as file:
+        watched = _Watched(file)
         try:
-            with h5py.File(file, "w", userblock_size=start) as h5:
+            with h5py.File(watched, "w", userblock_size=start) as h5:
                 _fill(h5, arrays, layout, about)
-        except RuntimeError as error:  # how HDF5 passes on that a write has failed
-            raise OSError(str(error)) from error
+        except (RuntimeError, OSError) as error:
+            raise watched.error or OSError(str(error)) from error
         return record.seal(file, header, start)
+
+
+class _Watched:
+    """A file that remembers why writing failed; HDF5 only passes on that it did."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def _fill(

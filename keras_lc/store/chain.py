@@ -18,11 +18,20 @@ def ancestry(contents: Contents, target: Stored) -> list[Stored]:
     while (parent := chain[-1].parent) is not None:
         if parent not in contents.by_digest or len(chain) > len(contents.stored):
             raise DamagedError(
-                f"{chain[-1].file} builds on a checkpoint with digest {parent[:12]}, which is "
+                f"{chain[-1].where} builds on a checkpoint with digest {parent[:12]}, which is "
                 "missing or has been altered or rewritten."
             )
         chain.append(contents.by_digest[parent])
     return chain[::-1]
+
+
+def children(contents: Contents) -> dict[str, list[Stored]]:
+    """Digest to the checkpoints that build on it."""
+    found: dict[str, list[Stored]] = {}
+    for stored in contents.stored:
+        if stored.parent is not None:
+            found.setdefault(stored.parent, []).append(stored)
+    return found
 
 
 def has_children(contents: Contents, stored: Stored) -> bool:

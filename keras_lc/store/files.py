@@ -7,7 +7,6 @@ into place, and the directory is synced.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keras_lc.errors import StoreError
+from keras_lc.store import process
 
 _TEMPORARY = ".keras_lc-"
-_HOST = platform.node() or "localhost"
 _ABANDONED = 24 * 3600  # s without a write, after which nobody can be writing any more
 
 
@@ -42,7 +41,7 @@ def write_once(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StoreError: it cannot be written; a file of that name from before is untouched.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}@{_HOST}-{path.name}")
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}@{process.HOST}-{path.name}")
     try:
         with open(temporary, "w+b") as file:
             yield file
@@ -76,6 +75,21 @@ def remove(path: Path) -> None:
         raise StoreError(_advice("delete", path, error)) from error
 
 
+def touch(path: Path) -> None:
+    """Give a file the time of now, by the clock of its disk.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StoreError: that may not be done.
+    """
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(_advice("write", path, error)) from error
+
+
 def sync_directory(path: Path) -> None:
     """Make renames in a directory durable, where the system knows how to."""
     try:
@@ -96,24 +110,18 @@ def remove_leftovers(directory: Path) -> None:
     given a day.
     """
     for path in directory.glob(f"{_TEMPORARY}*@*"):
-        process, _, rest = path.name.removeprefix(_TEMPORARY).partition("@")
+        number, _, rest = path.name.removeprefix(_TEMPORARY).partition("@")
         with suppress(OSError):
             old = time.time() - path.stat().st_mtime > _ABANDONED
-            if old or (rest.startswith(f"{_HOST}-") and _dead(process)):
+            if old or (rest.startswith(f"{process.HOST}-") and _is_dead(number)):
                 path.unlink()
 
 
-def _dead(process: str) -> bool:
-    known = process.isascii() and process.isdigit() and int(process) > 0
-    if not known or os.name == "nt":  # there, asking would end the process
-        return False
+def _is_dead(number: str) -> bool:
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:  # it lives, and is someone else's
-        pass
-    return False
+        return process.is_dead(int(number))
+    except ValueError:
+        return False
 
 
 def _advice(doing: str, path: Path, error: OSError) -> str:

@@ -1,44 +1,59 @@
 """What checkpoints a directory holds.
 
 The files are the truth. `checkpoint.json` only saves opening each of them: an entry counts
-as long as its file has the size and time that it names, and a missing, stale or damaged
-index is made anew from the files.
+as long as its file has the identity that it names (size, time, ...), and a missing, stale or
+damaged index is made anew from the files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import operator
+import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from keras_lc.errors import CheckpointError, DamagedError, StoreError
+from keras_lc.errors import CheckpointError, DamagedError, StoreError, TemplateError
 from keras_lc.store import record
-from keras_lc.store.files import write_once
+from keras_lc.store.directory import Directory
 
 INDEX = "checkpoint.json"
 BASE = ".weights.h5"
 DELTA = ".lcd"
+PACK = ".lcp"  # deltas one after another
+_NONSENSE = (ValueError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One checkpoint as its file describes it."""
+    """One checkpoint as its record describes it."""
 
     file: str
-    nbytes: int
-    modified: int  # ns
-    inode: int  # a file written anew has another, however coarse the clock of the disk
+    nbytes: int  # of the record
+    identity: str  # of the file; empty when not known
     digest: str
     header: dict[str, Any]
+    offset: int = 0  # of the record in its file, which is 0 but in packs
+
+    @property
+    def packed(self) -> bool:
+        """Whether it shares its file with others."""
+        return self.file.endswith(PACK)
+
+    @property
+    def where(self) -> str:
+        """Its file, and which one it is if there are others in it."""
+        return f"{self.file} ({self.name})" if self.packed else self.file
 
     @property
     def name(self) -> str:
-        """File name without suffix."""
+        """File name without suffix; in a pack, the name that it was saved under."""
+        if self.packed:
+            return str(self.header["name"])
         return self.file.removesuffix(BASE).removesuffix(DELTA)
 
     @property
@@ -65,12 +80,24 @@ class Contents:
 
     stored: list[Stored] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
+    unread: bool = False  # a file is there that the storage did not hand out
+    doubles: list[Stored] = field(default_factory=list)  # of a pack, there as files as well
 
     @property
     def listed(self) -> list[Stored]:
         """Those that can be named; of two of one name, the newer."""
-        by_name = {stored.name: stored for stored in self.stored if not stored.retired}
-        return [stored for stored in self.stored if by_name.get(stored.name) is stored]
+        newest = self._newest
+        return [stored for stored in self.stored if newest.get(stored.name) is stored]
+
+    @property
+    def outdated(self) -> list[Stored]:
+        """Those whose name a newer one has, and which still go by it."""
+        newest = self._newest
+        return [s for s in self.stored if not s.retired and newest[s.name] is not s]
+
+    @property
+    def _newest(self) -> dict[str, Stored]:
+        return {stored.name: stored for stored in self.stored if not stored.retired}
 
     @cached_property
     def by_digest(self) -> dict[str, Stored]:
@@ -78,11 +105,16 @@ class Contents:
         return {stored.digest: stored for stored in self.stored}
 
     @property
+    def faults(self) -> list[str]:
+        """A sentence for each file that cannot be read."""
+        return [f"{file}: {reason}" for file, reason in self.damaged.items()]
+
+    @property
     def next_serial(self) -> int:
         return max((stored.serial for stored in self.stored), default=0) + 1
 
 
-def scan(directory: Path) -> Contents:
+def scan(directory: Directory) -> Contents:
     """Read the headers of a directory, as far as the index does not have them.
 
     Raises:
@@ -90,56 +122,114 @@ def scan(directory: Path) -> Contents:
     """
     known = _read_index(directory)
     contents = Contents()
-    try:
-        paths = sorted(directory.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return contents
-    except OSError as error:
-        raise StoreError(f"cannot read the directory {str(directory)!r}: {error}") from error
-    for path in paths:
-        if path.name.startswith(".") or not path.name.endswith((BASE, DELTA)):
+    seen: set[str] = set()
+    files = directory.list()
+    for file in sorted(files, key=lambda file: (file.endswith(PACK), file)):
+        if file.startswith(".") or not file.endswith((BASE, DELTA, PACK)):
             continue
         try:
-            stored = _describe(path, known.get(path.name))
+            found, faults = _describe(directory, file, files[file], known.get(file, []))
         except FileNotFoundError:  # deleted meanwhile
             continue
         except (CheckpointError, OSError) as error:
-            contents.damaged[path.name] = str(error)
-        else:
-            if stored is not None:
-                contents.stored.append(stored)
+            found, faults = [], [str(error)]
+            contents.unread |= isinstance(error, OSError) and not isinstance(
+                error, IsADirectoryError
+            )
+        if faults:
+            contents.damaged[file] = " ".join(faults)
+        for stored in found:
+            double = stored.packed and stored.digest in seen
+            (contents.doubles if double else contents.stored).append(stored)
+            seen.add(stored.digest)
     contents.stored.sort(key=lambda stored: (stored.serial, stored.file))
     return contents
 
 
-def _describe(path: Path, known: Stored | None) -> Stored | None:
-    stat = path.stat()
-    identity = stat.st_size, stat.st_mtime_ns, stat.st_ino
-    if known and (known.nbytes, known.modified, known.inode) == identity:
-        return known
-    with open(path, "rb") as file:
-        frame = record.read_frame(file)
-    if frame is None:
-        if path.name.endswith(BASE) and known is None:
-            return None  # a plain Keras file of someone else
+def _describe(
+    directory: Directory, file: str, identity: str, known: list[Stored]
+) -> tuple[list[Stored], list[str]]:
+    """The checkpoints of a file, and what of a pack cannot be read."""
+    if known and identity and all(stored.identity == identity for stored in known):
+        return known, []
+    if file.endswith(PACK):
+        return _read_pack(directory, file, identity)
+    stored = _read_single(directory, file, identity)
+    if stored is None and (file.endswith(DELTA) or known):
         raise DamagedError("the file does not begin like a checkpoint.")
+    return [stored] if stored else [], []
+
+
+def _read_single(directory: Directory, file: str, identity: str) -> Stored | None:
+    """None if it is a file of someone else, such as a plain one of Keras."""
+    with directory.open(file) as opened:
+        frame = record.read_frame(opened)
+    if frame is None:
+        return None
     _check_header(frame.header)
-    return Stored(path.name, *identity, frame.digest, frame.header)
+    return Stored(file, frame.end, identity, frame.digest, frame.header)
 
 
-def read_header(path: Path) -> Stored:
-    """One checkpoint, read from its file.
+def _read_pack(directory: Directory, file: str, identity: str) -> tuple[list[Stored], list[str]]:
+    found: list[Stored] = []
+    faults: list[str] = []
+    with directory.open(file) as opened:
+        for offset, frame in record.frames(opened):
+            try:
+                if isinstance(frame, CheckpointError):
+                    raise frame
+                _check_header(frame.header)
+                check_name(frame.header.get("name"))
+            except CheckpointError as error:
+                faults.append(f"at byte {offset}: {error}")
+            else:
+                found.append(Stored(file, frame.end, identity, frame.digest, frame.header, offset))
+    if not found and not faults:
+        faults.append("the file is empty.")
+    return found, faults
+
+
+def find(file: BinaryIO, stored: Stored) -> record.Frame:
+    """Go to the record of a checkpoint.
+
+    Raises:
+        DamagedError, FormatError: it is not there any more.
+    """
+    file.seek(stored.offset)
+    frame = record.read_frame(file)
+    if frame is None or frame.digest != stored.digest:
+        raise DamagedError("the file has been altered or replaced.")
+    file.seek(stored.offset)
+    return frame
+
+
+def check_name(name: Any) -> None:
+    """Refuse what is no name for a checkpoint.
+
+    Raises:
+        TemplateError: it is no file name, or begins with a dot.
+    """
+    text = isinstance(name, str) and name and "\0" not in name
+    if not text or name.startswith(".") or name != os.path.basename(name):
+        raise TemplateError(
+            f"{name!r} is no name for a checkpoint: expected a file name that does not begin "
+            "with a dot."
+        )
+
+
+def read_header(directory: Directory, file: str) -> Stored:
+    """One checkpoint, read from its file; the identity of the file is left open.
 
     Raises:
         DamagedError: it is none.
         StoreError: it cannot be read.
     """
     try:
-        stored = _describe(path, None)
+        stored = _read_single(directory, file, "")
     except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r} back: {error}") from error
+        raise StoreError(f"cannot read {directory.child(file)!r} back: {error}") from error
     if stored is None:
-        raise DamagedError(f"{str(path)!r} is a file of another program.")
+        raise DamagedError(f"{directory.child(file)!r} is a file of another program.")
     return stored
 
 
@@ -158,36 +248,39 @@ def _check_header(header: Any) -> None:
         raise DamagedError(f"the header cannot be used: {error}") from error
 
 
-def _read_index(directory: Path) -> dict[str, Stored]:
+def _read_index(directory: Directory) -> dict[str, list[Stored]]:
     try:
-        document = json.loads((directory / INDEX).read_bytes())
+        with directory.open(INDEX) as file:
+            document = json.loads(file.read())
         rows = document["checkpoints"]
         if document["sha256"] != _digest(rows):
             return {}
-        known = {row["file"]: Stored(**row) for row in rows}
-        for stored in known.values():
-            _check_header(stored.header)
-            bytes.fromhex(stored.digest)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, DamagedError):
+        known: dict[str, list[Stored]] = {}
+        for stored in map(_row, rows):
+            known.setdefault(stored.file, []).append(stored)
+    except (CheckpointError, OSError, LookupError, *_NONSENSE):
         return {}
     return known
 
 
-def write_index(directory: Path, contents: Contents) -> None:
+def _row(row: Any) -> Stored:
+    stored = Stored(**row)
+    _check_header(stored.header)
+    bytes.fromhex(stored.digest)
+    if stored.packed:
+        check_name(stored.header.get("name"))
+    if not all(0 <= operator.index(n) < 1 << 63 for n in (stored.offset, stored.nbytes)):
+        raise ValueError("no file has such a place or length.")
+    return stored
+
+
+def write_index(directory: Directory, contents: Contents) -> None:
     """Write the index; failing to costs nothing but time, so that it is no error."""
-    rows = [
-        {
-            "file": stored.file,
-            "nbytes": stored.nbytes,
-            "modified": stored.modified,
-            "inode": stored.inode,
-            "digest": stored.digest,
-            "header": stored.header,
-        }
-        for stored in contents.stored
-    ]
+    # A pack of which not all is listed is read again, so that nothing of it is forgotten.
+    partial = {*contents.damaged, *(stored.file for stored in contents.doubles)}
+    rows = [asdict(stored) for stored in contents.stored if stored.file not in partial]
     text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
-    with suppress(StoreError), write_once(directory / INDEX) as file:
+    with suppress(StoreError), directory.write_once(INDEX) as file:
         file.write(text.encode())
 
 

@@ -14,7 +14,8 @@
 The CRC lets a directory be listed from headers alone; contents are only used after the
 SHA-256 has been compared.
 
-Records simply concatenate. The digest names the record: a child holds that of its parent.
+Records simply concatenate, and a pack is just that. The digest names the record: a child
+holds that of its parent.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from keras_lc.errors import DamagedError, FormatError
+from keras_lc.errors import CheckpointError, DamagedError, FormatError
 
 MAGIC = b"\x89LCK\r\n\x1a\n"
 VERSION = 1
@@ -95,6 +97,8 @@ def read_frame(file: BinaryIO) -> Frame | None:
         FormatError: it is of a newer version.
     """
     begin = file.tell()
+    size = file.seek(0, os.SEEK_END) - begin
+    file.seek(begin)
     prefix = file.read(_PREFIX)
     if not prefix.startswith(MAGIC):
         return None
@@ -107,7 +111,6 @@ def read_frame(file: BinaryIO) -> Frame | None:
             f"the file is of format version {version}, this keras_lc reads up to {VERSION}. "
             "Upgrade keras_lc."
         )
-    size = os.fstat(file.fileno()).st_size - begin
     start = _PREFIX + length
     if version < 1 or zero or length > MAX_HEADER or start + payload + DIGEST > size:
         raise DamagedError(
@@ -120,6 +123,39 @@ def read_frame(file: BinaryIO) -> Frame | None:
     header = _parse(text)
     file.seek(begin + start + payload)
     return Frame(header, start, payload, file.read(DIGEST).hex())
+
+
+def frames(file: BinaryIO) -> Iterator[tuple[int, Frame | CheckpointError]]:
+    """The frames of records one after another, each with its place in the file.
+
+    In place of a frame that cannot be read stands the error; the next magic is looked for.
+    """
+    end = file.seek(0, os.SEEK_END)
+    place = 0
+    while place < end:
+        file.seek(place)
+        try:
+            frame = read_frame(file)
+            if frame is None:
+                raise DamagedError("there are bytes that belong to no record.")
+        except (DamagedError, FormatError) as error:
+            yield place, error
+            place = _next_magic(file, place + 1, end)
+        else:
+            yield place, frame
+            place += frame.end
+
+
+def _next_magic(file: BinaryIO, place: int, end: int) -> int:
+    """Where the next record may begin, or the end."""
+    while place < end:
+        file.seek(place)
+        block = file.read(_BLOCK)
+        found = block.find(MAGIC)
+        if found >= 0:
+            return place + found
+        place += max(1, len(block) - len(MAGIC) + 1)  # a magic may lie across two blocks
+    return end
 
 
 def checked(record: bytes, frame: Frame) -> memoryview:

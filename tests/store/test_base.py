@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import builtins
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from hypothesis.extra import numpy as hnp
 
 from keras_lc.errors import CheckpointError
 from keras_lc.loader import latest_checkpoint, load_named
-from keras_lc.store import base, record
+from keras_lc.store import base, files, record
+from keras_lc.store.locate import directory_at
 from tests.toy import HEADER, LAYOUT, forge, memory_growth, run, same, walk
 
 DTYPES = st.sampled_from(
@@ -42,6 +46,10 @@ def read(path: Path) -> base.Base:
     return base.read(data)
 
 
+def write(path: Path, *contents: Any) -> str:
+    return base.write(directory_at(path.parent), path.name, *contents)
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("base") / "x.weights.h5"
@@ -51,7 +59,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(deadline=None, max_examples=60)
 def test_a_base_gives_back_every_bit(scratch: Path, state: dict[str, np.ndarray]) -> None:
     about = {"labels": dict.fromkeys(state, "ä")}
-    digest = base.write(scratch, {"a": 1}, state, {}, about)
+    digest = write(scratch, {"a": 1}, state, {}, about)
     found = read(scratch)
     assert same(found.arrays, state)
     assert found.about == about
@@ -62,7 +70,7 @@ def test_keras_finds_its_arrays_where_the_layout_says_and_each_is_stored_once(
     scratch: Path,
 ) -> None:
     state = walk(1)[0] | {"extra": np.arange(3, dtype=ml_dtypes.bfloat16)}
-    base.write(scratch, HEADER, state, LAYOUT | {"half/vars/0": "extra"}, {})
+    write(scratch, HEADER, state, LAYOUT | {"half/vars/0": "extra"}, {})
     with h5py.File(scratch, "r") as h5:
         assert np.array_equal(h5["layers/dense/vars/0"][()], state["weights/0"])
         assert h5["metrics/vars/0"][()] == np.float32(0.5)
@@ -87,7 +95,7 @@ def test_keras_itself_loads_a_base_written_from_a_layout(tmp_path: Path) -> None
         "layers/dense/vars/1": "weights/1",
     }
     path = tmp_path / "cp.weights.h5"
-    base.write(path, HEADER, state, layout, {})
+    write(path, HEADER, state, layout, {})
     model.load_weights(path)
     assert path.read_bytes()[:8] == record.MAGIC
     assert np.array_equal(model.get_weights()[0], state["weights/0"])
@@ -96,7 +104,7 @@ def test_keras_itself_loads_a_base_written_from_a_layout(tmp_path: Path) -> None
 
 def test_a_header_over_one_block_moves_the_hdf5_part(scratch: Path) -> None:
     for size in (0, 400, 500, 1000, 5000):
-        base.write(scratch, {"x": "a" * size}, walk(1)[0], LAYOUT, {})
+        write(scratch, {"x": "a" * size}, walk(1)[0], LAYOUT, {})
         assert same(read(scratch).arrays, walk(1)[0])
         assert h5py.is_hdf5(scratch)
 
@@ -356,3 +364,27 @@ def test_a_sample_of_flips_and_truncations_never_restores_a_wrong_array(tmp_path
             load_named(tmp_path / "cp-0001")
     path.write_bytes(whole)
     assert same(load_named(tmp_path / "cp-0001").decoder.reconstruction, state)
+
+
+def test_a_base_is_written_and_read_where_locks_of_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems may refuse the locks that HDF5 asks for when given a path."""
+    handles = []
+
+    def opened(path: Path, mode: str) -> Any:
+        file = builtins.open(path, mode)  # noqa: SIM115
+        handles.append(os.open(path, os.O_RDWR))
+        fcntl.flock(handles[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+
+    state = walk(1)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", opened, raising=False)
+        run(tmp_path, [state])
+    assert handles
+    with pytest.raises(OSError, match="lock"):
+        h5py.File(tmp_path / "cp-0001.weights.h5", "r", locking=True)
+    assert same(load_named(tmp_path / "cp-0001").decoder.reconstruction, state)
+    for handle in handles:
+        os.close(handle)

@@ -25,7 +25,7 @@ def forest(parents: tuple[int | None, ...]) -> Contents:
         parent = None if i == 0 else above
         suffix = BASE if parent is None else DELTA
         header = {"serial": i} | ({} if parent is None else {"parent": f"digest {parent}"})
-        stored.append(Stored(f"cp-{i}{suffix}", 1, 1, 1, f"digest {i}", header))
+        stored.append(Stored(f"cp-{i}{suffix}", 1, "x", f"digest {i}", header))
     return Contents(stored)
 
 

@@ -1,0 +1,118 @@
+"""The figures behind the commands that look at a directory."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass
+
+from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
+from keras_lc.loader import Decoded, decode, open_directory
+from keras_lc.store import chain, index, record
+from keras_lc.store.directory import Directory
+from keras_lc.store.index import Contents, Stored
+from keras_lc.store.locate import directory_at
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found; as text, a line for each file that is damaged.
+
+    Attributes:
+        directory: path or URL.
+        checked: how many checkpoints were looked at, damaged ones counted.
+        damaged: file to the reason why it, or what it builds on, is not intact.
+
+    Example:
+        >>> from keras_lc.report import Report
+        >>> print(Report("training", 3, {"cp-0003.lcd": "the file is truncated."}))
+        training: 3 checkpoints checked, 1 file damaged
+          cp-0003.lcd: the file is truncated.
+    """
+
+    directory: str
+    checked: int
+    damaged: dict[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every checkpoint can be restored."""
+        return not self.damaged
+
+    def __str__(self) -> str:
+        count = len(self.damaged)
+        found = f"{count} file{'s' * (count != 1)} damaged" if count else "all intact"
+        checked = f"{self.checked} checkpoint{'s' * (self.checked != 1)} checked"
+        lines = [f"  {file}: {reason}" for file, reason in self.damaged.items()]
+        return "\n".join([f"{self.directory}: {checked}, {found}", *lines])
+
+
+def verify(directory: str | os.PathLike[str]) -> Report:
+    """Read every checkpoint of a directory, compare its digest, and decode it.
+
+    Each delta is decoded once. Files of other programs are left alone.
+
+    Args:
+        directory: a path or URL.
+
+    Raises:
+        NotFoundError: there is no such directory.
+        StoreError: it is a file or cannot be read.
+
+    Example:
+        >>> import keras_lc, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     keras_lc.verify(directory).ok
+        True
+    """
+    place = directory_at(directory)
+    contents = open_directory(place)
+    if not contents.stored and not contents.damaged and not place.exists():
+        raise NotFoundError(f"there is no directory {str(place)!r}.")
+    damaged = dict(contents.damaged)
+    for stored, reason in _faults(place, contents):
+        if stored.packed:
+            reason = f"{damaged.get(stored.file, '')} {stored.name}: {reason}".strip()
+        damaged[stored.file] = reason
+    return Report(str(place), len(contents.stored) + len(contents.damaged), damaged)
+
+
+def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]]:
+    faults: list[tuple[Stored, str]] = []
+    children = chain.children(contents)
+    seen: set[int] = set()
+    # What is yet to be decoded, what it builds on, and whether others are to build on that too.
+    todo: list[tuple[Stored, Decoded | None, bool]] = [
+        (stored, None, False)
+        for stored in contents.by_digest.values()
+        if stored.parent not in contents.by_digest
+    ]
+    while todo:
+        stored, before, shared = todo.pop()
+        seen.add(id(stored))
+        after = None
+        try:
+            if stored.parent is not None and before is None:
+                _compare(directory, stored)
+                raise DamagedError("what it builds on is damaged or missing.")
+            after = decode(directory, stored, copy.deepcopy(before) if shared else before)
+        except CheckpointError as error:
+            faults.append((stored, str(error)))
+        below = children.get(stored.digest, [])
+        todo += [(child, after, number > 0) for number, child in enumerate(below)]
+    for stored in [*contents.stored, *contents.doubles]:
+        if id(stored) not in seen:  # a second copy
+            try:
+                _compare(directory, stored)
+            except CheckpointError as error:
+                faults.append((stored, str(error)))
+    return faults
+
+
+def _compare(directory: Directory, stored: Stored) -> None:
+    """Compare the digest of a checkpoint that is not decoded."""
+    try:
+        with directory.open(stored.file) as file:
+            record.verify(file, index.find(file, stored))
+    except OSError as error:
+        raise DamagedError(f"it cannot be read: {error}") from error

@@ -1,0 +1,130 @@
+"""Deltas joined into one file, where the number of files is limited.
+
+A pack is records one after another. It is written once and whole; only then the files of its
+deltas go. What a kill between the two leaves twice is known by its digest and counted once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
+from keras_lc.store import index, record
+from keras_lc.store.directory import Directory
+from keras_lc.store.index import DELTA, PACK, Contents, Stored
+from keras_lc.store.locate import directory_at
+from keras_lc.store.lock import Writer
+
+
+def pack(directory: str | os.PathLike[str]) -> list[str]:
+    """Join the deltas of each base into one file beside it, `<name of the base>.lcp`.
+
+    The directory is read, continued and pruned as before. Later deltas are files of their own
+    until the directory is packed again. A delta that is damaged stays as it is.
+
+    Args:
+        directory: a path or URL, into which no other process saves at the time.
+
+    Returns:
+        The packs that were written.
+
+    Raises:
+        NotFoundError: there is no such directory.
+        LockedError: another process saves into it.
+        DamagedError: a pack that is there already cannot be read whole; all stays as it is.
+        StoreError: a pack cannot be written.
+
+    Example:
+        >>> import keras_lc, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     keras_lc.pack(directory)  # there is nothing to join
+        []
+    """
+    place = directory_at(directory)
+    if not place.exists():
+        raise NotFoundError(f"there is no directory {str(place)!r}.")
+    writer = Writer(place)
+    try:
+        with writer.writing():
+            written = _pack(place)
+    finally:
+        writer.release()
+    return [place.child(file) for file in written]
+
+
+def _pack(directory: Directory) -> list[str]:
+    contents = index.scan(directory)
+    families: dict[str, list[Stored]] = {}
+    packs: dict[str, str | None] = {}  # digest to the pack of its base
+    for stored in contents.stored:  # parents before children
+        if stored.parent is None:
+            packs[stored.digest] = stored.name + PACK
+            continue
+        file = packs[stored.digest] = packs.get(stored.parent)
+        # One that was renamed would get its old name back.
+        own_name = stored.name == stored.header.get("name")
+        if file and own_name and stored.file.endswith(DELTA) and _is_intact(directory, stored):
+            families.setdefault(file, []).append(stored)
+    for file, deltas in families.items():
+        if file in contents.damaged:
+            raise DamagedError(
+                f"{directory.child(file)!r} is damaged: {contents.damaged[file]} Move it out of "
+                "the directory, then pack again."
+            )
+        present = [stored for stored in contents.stored if stored.file == file]
+        _write(directory, file, [*present, *deltas])
+        for stored in deltas:
+            directory.remove(stored.file)
+    if families:
+        index.write_index(directory, index.scan(directory))
+    return list(families)
+
+
+def remove(directory: Directory, contents: Contents, drop: Iterable[Stored]) -> None:
+    """Delete checkpoints; a pack is written anew without them.
+
+    Args:
+        directory: where they are.
+        contents: all that is there.
+        drop: what is to go, children before their parents.
+    """
+    drop = list(drop)
+    doomed = {stored.digest for stored in drop}
+    bases = [stored for stored in drop if stored.parent is None]
+    for stored in drop:
+        if stored.parent is not None and not stored.packed:
+            directory.remove(stored.file)
+    copies = [s for s in [*contents.stored, *contents.doubles] if s.packed and s.digest in doomed]
+    for file in {stored.file for stored in copies} - contents.damaged.keys():
+        rest = [s for s in contents.stored if s.file == file and s.digest not in doomed]
+        if rest:
+            _write(directory, file, rest)
+        else:
+            directory.remove(file)
+    for stored in bases:
+        directory.remove(stored.file)
+
+
+def keep_as(directory: Directory, stored: Stored, file: str) -> None:
+    """Give a checkpoint a file of another name, so that its own may go to another."""
+    if stored.packed:
+        _write(directory, file, [stored])
+    else:
+        directory.keep_as(stored.file, file)
+
+
+def _is_intact(directory: Directory, stored: Stored) -> bool:
+    try:
+        with directory.open(stored.file) as file:
+            record.verify(file, index.find(file, stored))
+    except (CheckpointError, OSError):
+        return False
+    return True
+
+
+def _write(directory: Directory, file: str, records: Iterable[Stored]) -> None:
+    with directory.write_once(file) as target:
+        for stored in records:
+            with directory.open(stored.file) as source:
+                target.write(source.read(index.find(source, stored).end))
