@@ -10,6 +10,7 @@ import numpy as np
 from keras_lc.core import workers as threads
 from keras_lc.core.coding import Coded, code, pack
 from keras_lc.core.decoder import DeltaDecoder
+from keras_lc.core.merge import whole
 from keras_lc.core.presets import CodecLike, Rules
 from keras_lc.core.spec import TensorSpec, TensorTable
 from keras_lc.core.state import Chain
@@ -105,6 +106,16 @@ class DeltaEncoder:
     def reconstruction(self) -> Mapping[str, np.ndarray]:
         """What a decoder has after the last blob: name to array, read-only."""
         return self._chain.reconstruction
+
+    @property
+    def sequence(self) -> int:
+        """How many deltas there have been since the base."""
+        return self._chain.sequence
+
+    def whole(self) -> bytes:
+        """One delta that leads from the base straight to `reconstruction`: larger than one of
+        `encode`, and than few of them, but the others are not needed."""
+        return whole(self._chain)
 
     def encode(
         self,

@@ -7,7 +7,7 @@ many deltas and larger than a few: it holds the movements with all of their fine
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -52,79 +52,86 @@ def merge(decoder: DeltaDecoder, deltas: Iterable[bytes]) -> bytes:
     if chain.sequence == sequence:
         raise MismatchError("there are no deltas to merge.")
     announce = sequence == 0 or chain.references != references
+    return _delta(chain, sequence + 1, announce, lambda i: _since(chain, i, before[i]))
+
+
+def whole(chain: Chain) -> bytes:
+    """One delta that leads from the base to the state of a chain, which has had deltas."""
+    return _delta(chain, 1, True, lambda i: _from_base(chain, i))
+
+
+def _delta(chain: Chain, first: int, announce: bool, coding: Callable[[int], Coding]) -> bytes:
     with threads.start() as workers:
-        codings = (_coding(chain, i, before[i]) for level in chain.levels() for i in level)
+        codings = (coding(i) for level in chain.levels() for i in level)
         return pack(
             workers,
             (coded for _, coded in code(workers, chain.table, codings)),
-            sequence + 1,
+            first,
             chain.sequence,
             chain.table.fingerprint,
             chain.references if announce else None,
         )
 
 
-def _coding(chain: Chain, i: int, before: list[State]) -> Coding:
+def _since(chain: Chain, i: int, before: list[State]) -> Coding:
     """How tensor `i` comes from the states `before` of its tiles to those of now."""
     after, tiles = chain.tensors[i], chain.table.tiles[i]
     if all(a is b for a, b in zip(after, before, strict=True)):
         return Coding(i, Entry("same", []))
+    if isinstance(after[0], lattice.Lattice):
+        origins = [
+            b if isinstance(b, lattice.Lattice) else lattice.start(b.value()) for b in before
+        ]
+        kept = all(a.anchor is o.anchor for a, o in zip(after, origins, strict=True))
+        return _jump(i, origins if kept else None, after)
+    if isinstance(after[0], exact.Exact):
+        step = chain.table.sizes[i] // _DENSE | 1
+        samples = [
+            np.concatenate([s.value()[every(step, t)] for s, t in zip(states, tiles, strict=True)])
+            for states in (after, before)
+        ]
+        if exact.worth(*samples):
+            return Coding(
+                i,
+                Entry("difference", []),
+                symbols=lambda j: exact.difference(after[j].value(), before[j].value()),
+            )
+    return _anew(i, after)
+
+
+def _from_base(chain: Chain, i: int) -> Coding:
+    """How tensor `i` comes from the base to the state of now."""
+    after = chain.tensors[i]
+    if chain.untouched[i] is not None:
+        return Coding(i, Entry("same", []))
+    if isinstance(after[0], lattice.Lattice):
+        origins = [lattice.start(state.anchor) for state in after] if chain.anchored[i] else None
+        return _jump(i, origins, after)
+    return _anew(i, after)
+
+
+def _anew(i: int, after: list[State]) -> Coding:
+    """A tensor by itself."""
     match after[0]:
-        case lattice.Lattice():
-            return _jump(i, before, after)
-        case second.LogLevel():
-            return _levels(i, before, after)
+        case second.LogLevel(axes=axes, factor=factor):
+            entry = Entry("second", [factor, 1])
+            return Coding(i, entry, [axes], symbols=lambda j: after[j].level)
         case first.Scaled(factors=outer.Outer() as factors):
             return Coding(i, Entry("outer", factors.scale.write()), factors.symbols())
         case first.Scaled(unit=unit):
             return Coding(i, Entry("first", [unit]), symbols=lambda j: after[j].integers())
-    step = chain.table.sizes[i] // _DENSE | 1
-    samples = [
-        np.concatenate([s.value()[every(step, t)] for s, t in zip(states, tiles, strict=True)])
-        for states in (after, before)
-    ]
-    if exact.worth(*samples):
-        return Coding(
-            i,
-            Entry("difference", []),
-            symbols=lambda j: exact.difference(after[j].value(), before[j].value()),
-        )
     return Coding(i, Entry("plain", []), symbols=lambda j: exact.plain(after[j].value()))
 
 
-def _jump(i: int, before: list[State], after: list[lattice.Lattice]) -> Coding:
-    def anchor(state: State) -> np.ndarray:
-        found: np.ndarray = state.anchor if isinstance(state, lattice.Lattice) else state.value()
-        return found
-
-    def origin(j: int) -> lattice.Lattice:
-        state = before[j]
-        same = isinstance(state, lattice.Lattice) and not anchored
-        return state if same else lattice.start(after[j].anchor)
-
-    anchored = any(a.anchor is not anchor(b) for a, b in zip(after, before, strict=True))
-    units = [s.unit for s in [*map(origin, range(len(after))), *after] if s.q.any()]
+def _jump(i: int, origins: list[lattice.Lattice] | None, after: list[lattice.Lattice]) -> Coding:
+    """A tensor on a lattice; without origins around an anchor that is stored with it."""
+    anchored = origins is None
+    shared = [np.concatenate([exact.plain(a.anchor) for a in after])] if anchored else []
+    starts = origins or [lattice.start(state.anchor) for state in after]
+    units = [state.unit for state in [*starts, *after] if state.q.any()]
     exponent = after[0].exponent
     assert exponent is not None
     step = lattice.Jump(exponent, min([*units, exponent - lattice.FINE]), anchored)
-    shared = [np.concatenate([exact.plain(a.anchor) for a in after])] if anchored else []
     return Coding(
-        i,
-        Entry("jump", step.write()),
-        shared,
-        lambda j: lattice.way(origin(j), after[j], step),
+        i, Entry("jump", step.write()), shared, lambda j: lattice.way(starts[j], after[j], step)
     )
-
-
-def _levels(i: int, before: list[State], after: list[second.LogLevel]) -> Coding:
-    origin, last = before[0], after[0]
-    drift = last.axes - origin.axes if isinstance(origin, second.LogLevel) else last.axes
-
-    def symbols(j: int) -> np.ndarray:
-        state, now = before[j], after[j]
-        if not isinstance(state, second.LogLevel):
-            state = second.start(state.value(), now.axes, now.view, now.tile)
-        moves: np.ndarray = now.level - state.level
-        return moves
-
-    return Coding(i, Entry("second", [last.factor]), [drift], symbols)

@@ -74,11 +74,14 @@ class Chain:
         self.tensors: list[list[State]] = []
         # tensors that no delta has changed yet, in one piece
         self.untouched: list[np.ndarray | None] = []
+        # tensors of the base that are as they were, or anchors
+        self.anchored: list[bool] = []
         for name, tiles in zip(self.table.names, self.table.tiles, strict=True):
             array = np.array(base[name], order="C") if copy else np.ascontiguousarray(base[name])
             flat = array.reshape(-1)
             self.tensors.append([exact.Exact(flat[tile]) for tile in tiles])
             self.untouched.append(flat)
+            self.anchored.append(True)
         self.references = [-1] * len(self.table.names)
         self.sequence = 0
 
@@ -158,6 +161,7 @@ class Chain:
         if entry.kind in LOSSY and not is_roomy(dtype):
             raise DamagedError(f"{self.table.names[i]!r}, a tensor of {dtype}, cannot be lossy.")
         move: Callable[[int, Any], State]
+        moored = False
         match entry.kind:
             case "plain":
 
@@ -176,6 +180,7 @@ class Chain:
 
             case "lattice":
                 step = lattice.Step.read(entry.params, matrix)
+                moored = not step.rebase
                 factors = outer.read(step.scale, list(shared), matrix) if step.scale else None
 
                 def move(j: int, symbols: np.ndarray | None) -> State:
@@ -185,6 +190,7 @@ class Chain:
 
             case "jump":
                 jump = lattice.Jump.read(entry.params)
+                moored = not jump.anchored
 
                 def move(j: int, symbols: np.ndarray) -> State:
                     before = self.as_lattice(i, j)
@@ -195,10 +201,12 @@ class Chain:
                     return lattice.jump(before, jump, symbols)
 
             case "second":
+                factor, anew = entry.params
 
                 def move(j: int, symbols: np.ndarray) -> State:
-                    before, params = self.as_levels(i, j), entry.params
-                    return second.advance(before, matrix, tiles[j], params[0], shared[0], symbols)
+                    blank = second.blank(matrix, tiles[j], dtype) if anew else None
+                    before = blank or self.as_levels(i, j)
+                    return second.advance(before, matrix, tiles[j], factor, shared[0], symbols)
 
             case "first":
 
@@ -229,6 +237,7 @@ class Chain:
             tensor[j] = move(j, symbols)
 
         self.untouched[i] = None
+        self.anchored[i] &= moored
         return change
 
 

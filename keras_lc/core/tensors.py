@@ -275,14 +275,14 @@ class Tensors:
                 factor = first_tile.factor
                 entry = blobs.Entry("same", [])
             else:
-                entry = blobs.Entry("second", [factor])
+                entry = blobs.Entry("second", [factor, 0])
             tensor = chain.tensors[i]
             tensor[:] = [replace(state, factor=factor) for state in tensor]
             return entry
 
         return Coding(
             i,
-            blobs.Entry("second", [1.0]),
+            blobs.Entry("second", [1.0, 0]),
             [drift],
             symbols=symbols,
             after=after,

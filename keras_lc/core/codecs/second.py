@@ -107,6 +107,12 @@ def start(v: np.ndarray, axes: np.ndarray, view: Matrix, tile: slice) -> LogLeve
     return LogLevel(level, axes, view, tile, 1.0, v.dtype)
 
 
+def blank(view: Matrix, tile: slice, dtype: np.dtype[Any]) -> LogLevel:
+    """A tile of which nothing is known yet: all levels are zero, and rows and columns."""
+    level = np.zeros(tile.stop - tile.start, np.int16)
+    return LogLevel(level, np.zeros(view.sides, np.int16), view, tile, 1.0, dtype)
+
+
 def moves(
     v: np.ndarray,
     before: LogLevel | np.ndarray,
