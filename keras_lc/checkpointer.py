@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from keras_lc.store.locate import directory_at
 from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
+_SHORT = 8  # deltas, after which a shortcut past them may pay
 
 
 class Checkpointer:
@@ -104,7 +105,7 @@ class Checkpointer:
         return (
             self._encoder is None
             or self._base_next
-            or len(self._chain) >= self._keyframe_every
+            or self._encoder.sequence + 1 >= self._keyframe_every
             or any(stored.name == name for stored in self._chain)
             or self._chain_is_gone()
             or not self._encoder.fits(snapshot.arrays)
@@ -172,6 +173,7 @@ class Checkpointer:
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
             contents = self._tidy()
+            self._chain = chain.ancestry(contents, stored)
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -196,12 +198,16 @@ class Checkpointer:
             self._chain = [stored]
         else:
             self._check_chain(contents)
+            if codec is not None:  # it may take the tensors out of the chain's own codec
+                self._shorten(encoder)
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
             blob = encoder.encode(snapshot.arrays, codec, steps or None)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
+            if (len(self._chain) - 1) % _SHORT == 0:
+                self._shorten(encoder)
         self._encoder = encoder
         return stored
 
@@ -217,13 +223,31 @@ class Checkpointer:
     def _write_delta(self, contents: Contents, header: dict[str, Any], blob: bytes) -> Stored:
         file = header["name"] + index.DELTA
         self._displace(contents, file)
-        header |= {"kind": "delta", "parent": self._chain[-1].digest}
+        header |= {"kind": "delta", "parent": self._chain[-1].leads_to}
         with self.directory.write_once(file) as opened:
             opened.write(record.pack(header, blob))
         return index.read_header(self.directory, file)
 
+    def _shorten(self, encoder: DeltaEncoder) -> None:
+        """Write a delta that leads from the base straight to the last checkpoint, if it is
+        smaller than those that it saves a reader: they need not be decoded one by one, nor kept
+        when they are pruned."""
+        first, *passed = self._chain
+        if len(passed) < 2:
+            return
+        blob = encoder.whole()
+        if len(blob) > sum(stored.nbytes for stored in passed):
+            return
+        last = passed[-1]
+        file = f"{last.name}~{last.leads_to[:8]}{index.SHORTCUT}"
+        header = last.header | {"kind": "shortcut", "of": last.leads_to, "parent": first.digest}
+        # there is no need of it: what cannot be written now fails at the next save
+        with suppress(StoreError), self.directory.write_once(file) as opened:
+            opened.write(record.pack(header, blob))
+
     def _check_chain(self, contents: Contents) -> None:
-        lost = [stored.file for stored in self._chain if stored.digest not in contents.by_digest]
+        there = {s.digest for s in [*contents.stored, *contents.shortcuts]}
+        lost = [stored.file for stored in self._chain if stored.digest not in there]
         if lost:
             raise DamagedError(
                 f"{', '.join(lost[:3])} of {str(self.directory)!r} is gone or has been altered "

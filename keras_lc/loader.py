@@ -158,8 +158,20 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
     Raises:
         DamagedError: a file of the chain is missing, altered or truncated; it is named.
     """
+    route = chain.ancestry(contents, target)
+    try:
+        decoded = _follow(directory, route)
+    except DamagedError:
+        other = chain.ancestry(contents, target, shortcuts=False)
+        if other == route:
+            raise
+        decoded = _follow(directory, other)
+    return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
+
+
+def _follow(directory: Directory, route: list[Stored]) -> Decoded:
     decoded: Decoded | None = None
-    for stored in chain.ancestry(contents, target):
+    for stored in route:
         try:
             decoded = decode(directory, stored, decoded)
         except FormatError as error:
@@ -167,7 +179,7 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
         except CheckpointError as error:
             raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
     assert decoded is not None
-    return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
+    return decoded
 
 
 def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Decoded:
@@ -309,8 +321,9 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
 
 def describe(directory: Directory, contents: Contents, stored: Stored) -> CheckpointInfo:
     """What is known of a stored checkpoint."""
-    header = stored.header
-    parent = stored.parent
+    header, parent = stored.header, stored.parent
+    if parent in contents.shortcut_to and parent not in contents.by_digest:
+        parent = contents.shortcut_to[parent].parent  # what was between them has been pruned
     if parent in contents.by_digest:
         parent = contents.by_digest[parent].name
     return CheckpointInfo(

@@ -80,12 +80,14 @@ def verify(directory: str | os.PathLike[str]) -> Report:
 def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]]:
     faults: list[tuple[Stored, str]] = []
     children = chain.children(contents)
+    for shortcut in contents.shortcuts:
+        children.setdefault(str(shortcut.parent), []).append(shortcut)
     seen: set[int] = set()
     # What is yet to be decoded, what it builds on, and whether others are to build on that too.
     todo: list[tuple[Stored, Decoded | None, bool]] = [
         (stored, None, False)
-        for stored in contents.by_digest.values()
-        if stored.parent not in contents.by_digest
+        for stored in [*contents.by_digest.values(), *contents.shortcuts]
+        if stored.parent not in contents.by_digest and stored.digest not in contents.shortcut_to
     ]
     while todo:
         stored, before, shared = todo.pop()
@@ -98,10 +100,12 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
             after = decode(directory, stored, copy.deepcopy(before) if shared else before)
         except CheckpointError as error:
             faults.append((stored, str(error)))
-        below = children.get(stored.digest, [])
+        target = contents.by_digest.get(stored.leads_to)
+        only = stored is target or target is None or target.parent not in contents.by_digest
+        below = children.get(stored.leads_to, []) if only else []
         todo += [(child, after, number > 0) for number, child in enumerate(below)]
     for stored in [*contents.stored, *contents.doubles]:
-        if id(stored) not in seen:  # a second copy
+        if id(stored) not in seen:  # a second copy, or one that a shortcut leads to
             try:
                 _compare(directory, stored)
             except CheckpointError as error:

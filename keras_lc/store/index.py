@@ -25,6 +25,7 @@ INDEX = "checkpoint.json"
 BASE = ".weights.h5"
 DELTA = ".lcd"
 PACK = ".lcp"  # deltas one after another
+SHORTCUT = ".lcs"  # a delta that leads from a base straight to a later checkpoint
 _NONSENSE = (ValueError, TypeError, AttributeError, RecursionError)
 
 
@@ -54,7 +55,7 @@ class Stored:
         """File name without suffix; in a pack, the name that it was saved under."""
         if self.packed:
             return str(self.header["name"])
-        return self.file.removesuffix(BASE).removesuffix(DELTA)
+        return self.file.removesuffix(BASE).removesuffix(DELTA).removesuffix(SHORTCUT)
 
     @property
     def retired(self) -> bool:
@@ -66,6 +67,12 @@ class Stored:
         """Digest of the checkpoint that a delta builds on; None for a base."""
         parent = self.header.get("parent")
         return parent if isinstance(parent, str) else None
+
+    @property
+    def leads_to(self) -> str:
+        """Digest by which others know the state that this record ends in: its own, but for a
+        shortcut."""
+        return str(self.header["of"]) if self.file.endswith(SHORTCUT) else self.digest
 
     @property
     def serial(self) -> int:
@@ -82,6 +89,7 @@ class Contents:
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
     unread: bool = False  # a file is there that the storage did not hand out
     doubles: list[Stored] = field(default_factory=list)  # of a pack, there as files as well
+    shortcuts: list[Stored] = field(default_factory=list)
 
     @property
     def listed(self) -> list[Stored]:
@@ -104,6 +112,11 @@ class Contents:
         """The checkpoints by their digests, as children name their parents."""
         return {stored.digest: stored for stored in self.stored}
 
+    @cached_property
+    def shortcut_to(self) -> dict[str, Stored]:
+        """The shortcuts whose base is there, by the digests that they lead to."""
+        return {s.leads_to: s for s in self.shortcuts if s.parent in self.by_digest}
+
     @property
     def faults(self) -> list[str]:
         """A sentence for each file that cannot be read."""
@@ -125,7 +138,7 @@ def scan(directory: Directory) -> Contents:
     seen: set[str] = set()
     files = directory.list()
     for file in sorted(files, key=lambda file: (file.endswith(PACK), file)):
-        if file.startswith(".") or not file.endswith((BASE, DELTA, PACK)):
+        if file.startswith(".") or not file.endswith((BASE, DELTA, PACK, SHORTCUT)):
             continue
         try:
             found, faults = _describe(directory, file, files[file], known.get(file, []))
@@ -138,11 +151,15 @@ def scan(directory: Directory) -> Contents:
             )
         if faults:
             contents.damaged[file] = " ".join(faults)
+        if file.endswith(SHORTCUT):
+            contents.shortcuts += found
+            continue
         for stored in found:
             double = stored.packed and stored.digest in seen
             (contents.doubles if double else contents.stored).append(stored)
             seen.add(stored.digest)
-    contents.stored.sort(key=lambda stored: (stored.serial, stored.file))
+    for records in (contents.stored, contents.shortcuts):
+        records.sort(key=lambda stored: (stored.serial, stored.file))
     return contents
 
 
@@ -155,7 +172,7 @@ def _describe(
     if file.endswith(PACK):
         return _read_pack(directory, file, identity)
     stored = _read_single(directory, file, identity)
-    if stored is None and (file.endswith(DELTA) or known):
+    if stored is None and (file.endswith((DELTA, SHORTCUT)) or known):
         raise DamagedError("the file does not begin like a checkpoint.")
     return [stored] if stored else [], []
 
@@ -167,6 +184,10 @@ def _read_single(directory: Directory, file: str, identity: str) -> Stored | Non
     if frame is None:
         return None
     _check_header(frame.header)
+    if file.endswith(SHORTCUT) and not all(
+        isinstance(frame.header.get(key), str) for key in ("of", "parent")
+    ):
+        raise DamagedError("the header does not say from where to where it leads.")
     return Stored(file, frame.end, identity, frame.digest, frame.header)
 
 
@@ -269,6 +290,8 @@ def _row(row: Any) -> Stored:
     bytes.fromhex(stored.digest)
     if stored.packed:
         check_name(stored.header.get("name"))
+    if stored.file.endswith(SHORTCUT):
+        bytes.fromhex(stored.header["of"] + stored.header["parent"])
     if not all(0 <= operator.index(n) < 1 << 63 for n in (stored.offset, stored.nbytes)):
         raise ValueError("no file has such a place or length.")
     return stored
@@ -278,7 +301,8 @@ def write_index(directory: Directory, contents: Contents) -> None:
     """Write the index; failing to costs nothing but time, so that it is no error."""
     # A pack of which not all is listed is read again, so that nothing of it is forgotten.
     partial = {*contents.damaged, *(stored.file for stored in contents.doubles)}
-    rows = [asdict(stored) for stored in contents.stored if stored.file not in partial]
+    every = [*contents.stored, *contents.shortcuts]
+    rows = [asdict(stored) for stored in every if stored.file not in partial]
     text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
     with suppress(StoreError), directory.write_once(INDEX) as file:
         file.write(text.encode())

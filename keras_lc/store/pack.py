@@ -61,7 +61,10 @@ def _pack(directory: Directory) -> list[str]:
         if stored.parent is None:
             packs[stored.digest] = stored.name + PACK
             continue
-        file = packs[stored.digest] = packs.get(stored.parent)
+        # its own parent may be gone, where a shortcut leads to it
+        direct = contents.shortcut_to.get(stored.parent)
+        file = packs.get(stored.parent) or (packs.get(str(direct.parent)) if direct else None)
+        packs[stored.digest] = file
         # One that was renamed would get its old name back.
         own_name = stored.name == stored.header.get("name")
         if file and own_name and stored.file.endswith(DELTA) and _is_intact(directory, stored):
