@@ -391,8 +391,8 @@ def test_a_directory_that_another_process_saves_into(tmp_path, on_error):
     fit(dense(), [LCModelCheckpoint(tmp_path / "cp-{epoch}")], epochs=1)
     callback = LCModelCheckpoint(tmp_path / "cp-{epoch}", on_error=on_error)
     refused = {
-        "raise": pytest.raises(CheckpointError, match="one process a directory"),
-        "warn": pytest.warns(UserWarning, match="one process a directory"),
+        "raise": pytest.raises(CheckpointError, match="one process at a time"),
+        "warn": pytest.warns(UserWarning, match="one process at a time"),
     }
     with holder(tmp_path), refused[on_error]:
         fit(dense(), [callback], epochs=3, initial_epoch=1)

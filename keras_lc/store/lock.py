@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from weakref import WeakSet
 
 from keras_lc.errors import LockedError, StoreError
 from keras_lc.store import process
@@ -119,7 +120,7 @@ class _Claim:
 
     def __init__(self, directory: Directory):
         self.guard = threading.RLock()  # one thread writes at a time
-        self.writers: set[Writer] = set()
+        self.writers = WeakSet[Writer]()  # one that was forgotten holds nothing
         self._directory = directory
         self._file: str | None = None
         self._dropped = threading.Event()
@@ -213,8 +214,8 @@ class _Claim:
     def _locked(self, rival: _Rival) -> LockedError:
         owner = rival.owner
         return LockedError(
-            f"process {owner.process} on {owner.host} is writing checkpoints into "
-            f"{str(self._directory)!r} since {owner.since}, and one process a directory may. "
+            f"process {owner.process} on {owner.host} saves checkpoints into "
+            f"{str(self._directory)!r} since {owner.since}; only one process at a time may. "
             "Choose another directory, or end that process; if you know that it has ended, delete "
             f"{self._directory.child(rival.file)!r}."
         )

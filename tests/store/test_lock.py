@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -205,6 +206,16 @@ def test_writers_of_one_process_share_its_lock_until_the_last_is_released(tmp_pa
     first.release()
 
 
+def test_a_writer_that_was_forgotten_does_not_hold_the_lock(tmp_path: Path) -> None:
+    forgotten, second = Writer(directory_at(tmp_path)), Writer(directory_at(tmp_path))
+    with forgotten.writing(), second.writing():
+        pass
+    del forgotten
+    gc.collect()
+    second.release()
+    assert not locks(tmp_path)
+
+
 def test_threads_of_one_process_write_one_after_another(tmp_path: Path) -> None:
     alone, wrong = threading.Lock(), []
 
@@ -390,7 +401,7 @@ def test_a_checkpointer_is_refused_while_another_process_saves_and_goes_on_after
         with warned() as texts:
             save(patient, states[2], "best")
     assert len(texts) == 1
-    assert "one process a directory" in texts[0]
+    assert "one process at a time" in texts[0]
     save(checkpointer, states[2], "cp-0003")
     save(patient, states[3], "best")
     kinds = [info.kind for info in list_checkpoints(tmp_path)]
