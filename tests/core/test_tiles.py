@@ -66,7 +66,7 @@ def test_scales_and_integers_of_blocks_are_those_of_the_whole(dtype):
     assert np.array_equal(joined(k), blocks.encode(live, scales))
 
 
-@pytest.mark.parametrize("shape", filter(view, SHAPES), ids=str)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if view(shape)], ids=str)
 def test_outer_products_of_tiles_are_those_of_the_whole(shape):
     matrix = view(shape)
     rng = np.random.default_rng(0)
