@@ -173,7 +173,8 @@ class Checkpointer:
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
             contents = self._tidy()
-            self._chain = chain.ancestry(contents, stored)
+            with suppress(DamagedError):  # the next save will say so
+                self._chain = chain.ancestry(contents, stored)
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
