@@ -43,6 +43,14 @@ def test_golden_deltas_decode_to_the_same_bits(named, preset):
 
 
 @pytest.mark.parametrize("named", make.DTYPES)
+@pytest.mark.parametrize("preset", make.WHOLE)
+def test_one_golden_delta_does_for_three(named, preset):
+    base, written = load(named)
+    decoded = DeltaDecoder(base).decode(written[f"{preset} whole"])
+    assert make.digest(decoded) == digests()[f"{named} {preset} {make.DELTAS}"]
+
+
+@pytest.mark.parametrize("named", make.DTYPES)
 def test_golden_arrays_are_decompressed_to_the_same_bits(named):
     data = load(named)[1]["compressed"]
     assert make.digest(decompress(data)) == digests()[f"{named} compressed"]
@@ -52,10 +60,12 @@ def test_golden_deltas_are_of_this_version_and_hold_every_kind():
     seen = set()
     for named, preset in PAIRS:
         base, written = load(named)
-        decoder = DeltaDecoder(base)
-        for number in range(1, make.DELTAS + 1):
+        chained, direct = DeltaDecoder(base), DeltaDecoder(base)
+        numbers = [*range(1, make.DELTAS + 1), *(["whole"] if preset in make.WHOLE else [])]
+        for number in numbers:
             blob = written[f"{preset} {number}"]
             assert blob[0] == blobs.VERSION
+            decoder = direct if number == "whole" else chained
             decoder.decode(blob)
             order = [i for level in decoder.chain.levels() for i in level]
             table, pools = blobs.unpack(blob, len(order))

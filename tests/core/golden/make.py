@@ -1,7 +1,8 @@
 """Write the golden deltas anew: `python tests/core/golden/make.py`.
 
 Only when the version of the blobs changes, or before the first release: a delta that was
-written once must be read for good. For each dtype there is a base, three deltas by each preset,
+written once must be read for good. For each dtype there is a base, three deltas by each
+preset (of some also one for all three),
 what `compress` makes of the last state, and in `digests.json` the SHA-256 of what they decode to.
 """
 
@@ -24,6 +25,7 @@ DTYPES = {
     "float64": np.float64,
 }
 DELTAS = 3
+WHOLE = ["balanced"]  # presets of which there is one delta for all as well
 LARGE = {"table": (TILE + 300,), "wide": (257, 258)}  # of several tiles; most stays zero
 SHAPES = {"kernel": (16, 20), "conv": (2, 2, 5, 20), "bias": (20,)} | LARGE
 SPECS = [
@@ -109,6 +111,8 @@ def main():
                 blob = encoder.encode(state)
                 arrays[f"{preset} {number}"] = np.frombuffer(blob, np.uint8)
                 digests[f"{named} {preset} {number}"] = digest(encoder.reconstruction)
+            if preset in WHOLE:
+                arrays[f"{preset} whole"] = np.frombuffer(encoder.whole(), np.uint8)
         data = compress(later[-1], "balanced")
         arrays["compressed"] = np.frombuffer(data, np.uint8)
         digests[f"{named} compressed"] = digest(decompress(data))
