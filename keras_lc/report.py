@@ -87,7 +87,8 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
     todo: list[tuple[Stored, Decoded | None, bool]] = [
         (stored, None, False)
         for stored in [*contents.by_digest.values(), *contents.shortcuts]
-        if stored.parent not in contents.by_digest and stored.digest not in contents.shortcut_to
+        if stored.parent not in contents.by_digest
+        and not {stored.parent, stored.digest} & contents.shortcut_to.keys()
     ]
     while todo:
         stored, before, shared = todo.pop()

@@ -150,7 +150,7 @@ def temporaries(directory: Path) -> set[str]:
         name
         for name in file_names(directory)
         if name.startswith(".")
-        or not name.endswith((".weights.h5", ".lcd", ".lcp", "checkpoint.json"))
+        or not name.endswith((".weights.h5", ".lcd", ".lcp", ".lcs", "checkpoint.json"))
     }
 
 

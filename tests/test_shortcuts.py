@@ -1,0 +1,148 @@
+"""A shortcut leads from a base straight to a later checkpoint, so that those between may go."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from keras_lc import latest_checkpoint, list_checkpoints, pack, restore, verify
+from keras_lc.errors import DamagedError
+from keras_lc.loader import load, open_directory
+from keras_lc.store import chain, index
+from keras_lc.store.locate import directory_at
+from tests.toy import State, load_all, run, same, save, toy_checkpointer, walk
+
+ROWS = 400  # so many that a shortcut is worth its header
+
+
+@pytest.fixture(scope="module", params=["lossless", "balanced"])
+def codec(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(codec: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[State]]:
+    """A directory of 28 checkpoints, and what they decode to without shortcuts."""
+    directory = tmp_path_factory.mktemp("training")
+    run(directory, walk(28, rows=ROWS), codec=codec)
+    place = directory_at(directory)
+    contents = open_directory(place)
+    contents.shortcuts.clear()
+    long_way = [
+        dict(load(place, contents, stored).decoder.reconstruction) for stored in contents.listed
+    ]
+    return directory, long_way
+
+
+@pytest.fixture
+def copied(trained: tuple[Path, list[State]], tmp_path: Path) -> tuple[Path, list[State]]:
+    directory = tmp_path / "training"
+    shutil.copytree(trained[0], directory)
+    return directory, trained[1]
+
+
+def shortcuts(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{index.SHORTCUT}"))
+
+
+def route(directory: Path, name: str) -> list[str]:
+    contents = open_directory(directory_at(directory))
+    (target,) = [stored for stored in contents.listed if stored.name == name]
+    return [stored.file for stored in chain.ancestry(contents, target)]
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_newest_is_reached_in_few_steps(trained: tuple[Path, list[State]]) -> None:
+    directory, states = trained
+    assert len(shortcuts(directory)) == 1
+    assert len(route(directory, "cp-0028")) <= 2 + 8
+    assert len(route(directory, "cp-0003")) == 3
+    decoded = load_all(directory)
+    assert len(decoded) == 28
+    assert all(map(same, decoded.values(), states))
+    assert verify(directory).ok
+
+
+def test_what_a_shortcut_passes_is_not_needed(copied: tuple[Path, list[State]]) -> None:
+    directory, states = copied
+    base, _, *later = route(directory, "cp-0028")
+    for path in directory.glob("*.lcd"):
+        if path.name not in later:
+            path.unlink()
+    assert later
+    decoded = load_all(directory)
+    assert all(same(decoded[name], states[int(name[-4:]) - 1]) for name in decoded)
+    assert len(decoded) == 1 + len(later)
+    assert verify(directory).ok
+    info = list_checkpoints(directory)[1]
+    assert info.parent == str(directory / base.removesuffix(index.BASE))
+
+
+def test_a_damaged_shortcut_is_told_and_gone_around(copied: tuple[Path, list[State]]) -> None:
+    directory, states = copied
+    (direct,) = shortcuts(directory)
+    damage(direct)
+    assert all(map(same, load_all(directory).values(), states))
+    assert set(verify(directory).damaged) == {direct.name}
+    direct.write_bytes(b"")
+    with pytest.warns(UserWarning, match=direct.name):
+        assert latest_checkpoint(directory) == str(directory / "cp-0028")
+    assert set(verify(directory).damaged) == {direct.name}
+
+
+def test_without_either_way_it_is_damaged(copied: tuple[Path, list[State]]) -> None:
+    directory, _ = copied
+    damage(shortcuts(directory)[0])
+    damage(directory / "cp-0002.lcd")
+    with pytest.raises(DamagedError, match=r"cp-0002\.lcd"):
+        restore(directory / "cp-0028")
+
+
+def test_training_goes_on_behind_a_shortcut(copied: tuple[Path, list[State]], codec: str) -> None:
+    directory, states = copied
+    more = walk(34, rows=ROWS)[28:]
+    checkpointer = toy_checkpointer(directory, codec=codec)
+    for i, state in enumerate(more, start=29):
+        save(checkpointer, state, f"cp-{i:04d}", i)
+    decoded = load_all(directory)
+    assert all(map(same, list(decoded.values())[:28], states))
+    assert len(decoded) == 34
+    assert verify(directory).ok
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_pruning_lets_go_of_what_a_shortcut_passes(tmp_path: Path, codec: str, keep: int) -> None:
+    run(tmp_path / "all", states := walk(40, rows=ROWS), codec=codec, keyframe_every=100)
+    run(tmp_path / "few", states, codec=codec, keyframe_every=100, max_to_keep=keep)
+    every, few = load_all(tmp_path / "all"), load_all(tmp_path / "few")
+    assert all(same(few[name], every[name]) for name in few)
+    assert list(every)[-keep:] == list(few)[-keep:]
+    assert len(few) <= 1 + keep + 16  # a base, and deltas that a later shortcut will pass
+    assert len(shortcuts(tmp_path / "few")) <= 2
+    assert verify(tmp_path / "few").ok
+
+
+def test_a_directory_with_a_shortcut_is_packed(copied: tuple[Path, list[State]]) -> None:
+    directory, states = copied
+    pack(directory)
+    assert all(map(same, load_all(directory).values(), states))
+    assert verify(directory).ok
+
+
+def test_a_base_that_only_a_shortcut_needs_is_kept(tmp_path: Path, codec: str) -> None:
+    """Its name goes to another file; the checkpoints behind the shortcut build on it still."""
+    states = walk(24, rows=ROWS)
+    checkpointer = run(tmp_path, states[:20], codec=codec, keyframe_every=100, max_to_keep=1)
+    before = load_all(tmp_path)["cp-0020"]
+    other = toy_checkpointer(tmp_path, codec=codec)
+    save(other, states[21], "cp-0001")
+    assert same(load_all(tmp_path)["cp-0020"], before)
+    assert checkpointer is not other
+    assert verify(tmp_path).ok
