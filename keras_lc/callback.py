@@ -40,8 +40,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         save_freq: `"epoch"`, or a number of batches.
         initial_value_threshold: the value that the first save must improve on.
         codec: how deltas are stored: `"balanced"`, `"smallest"`, `"fast"`, `"lossless"`,
-            `"int8"`, `"lc"`, a codec of `keras_lc.core`, or a mapping from patterns of tensor names to
-            these.
+            `"int8"`, `"lc"`, a codec of `keras_lc.core`, or a mapping from patterns of tensor
+            names to these.
         final_codec: codec of the checkpoint after the last epoch of `fit`.
         keyframe_every: checkpoints from one base to the next.
         max_to_keep: number of newest checkpoints to keep, with what they build on.
