@@ -92,6 +92,7 @@ class KerasCapture:
         if has_optimizer:
             self._check_optimizer(about.get("optimizer"))
         tensors = {tensor.spec.name: tensor for tensor in self._tensors()}
+        arrays = dict(arrays)  # each is computed when asked for
         self._check(tensors, arrays, about.get("labels", {}))
         for name, tensor in tensors.items():
             tensor.variable.assign(arrays[name])
