@@ -269,11 +269,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    points = []
+    points, spreads = [], {}
     for name in options.training:
         training, seeds = TRAININGS[name](), range(options.seeds)
         plain = [run(training, seed, None).loss for seed in seeds]
-        spread = 100 * stdev(plain) / mean(plain) if len(plain) > 1 else float("nan")
+        spread = 100 * stdev(plain) / mean(plain) if len(plain) > 1 else 0.0
+        spreads[name] = spread
         print(f"\n### {name}\n\nUninterrupted: {plain}, spread between seeds {spread:.2f} %\n")
         print(
             "| codec | ratio a delta | weights alone | directory | bits a weight: w / m / v ",
@@ -298,26 +299,32 @@ def main():
                 flush=True,
             )
     if options.figure:
-        draw(points, options.figure)
+        draw(points, spreads, options.figure)
 
 
-def draw(points, path):
-    """Ratio against the size of the departure, one panel a training."""
+def draw(points, spreads, path):
+    """Ratio against the size of the departure, one panel a training; the band is the spread
+    between seeds."""
     from matplotlib import pyplot as plt
 
-    names = list(dict.fromkeys(name for name, *_ in points))
+    codecs = list(dict.fromkeys(text for _, text, *_ in points))
+    markers = dict(zip(codecs, "os^vDPX*<>hp", strict=False))
     figure, axes = plt.subplots(
-        1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
+        1, len(spreads), figsize=(4.5 * len(spreads) + 2, 4), layout="constrained", squeeze=False
     )
-    for panel, name in zip(axes[0], names, strict=True):
+    for panel, (name, spread) in zip(axes[0], spreads.items(), strict=True):
+        panel.axhspan(0, spread, color="0.92", zorder=0)
         for _, text, ratio, change in (point for point in points if point[0] == name):
-            panel.plot(ratio, change, "o")
-            panel.annotate(text, (ratio, change), xytext=(5, 5), textcoords="offset points")
-        panel.set(
-            xscale="log", xlabel="times smaller, weights and optimizer",
-            ylabel="final loss departs by, %", title=name,
-        )  # fmt: skip
-        panel.margins(0.25)
+            panel.plot(ratio, change, markers.get(text, "."), color=f"C{codecs.index(text)}")
+        panel.set(xscale="log", xlabel="times smaller, weights and optimizer", title=name)
+        panel.set_ylim(bottom=0)
+        panel.margins(x=0.1)
+    axes[0][0].set_ylabel("final loss departs by, % (mean of seeds)")
+    handles = [
+        plt.Line2D([], [], color=f"C{i}", marker=markers.get(text, "."), linestyle="", label=text)
+        for i, text in enumerate(codecs)
+    ]
+    figure.legend(handles=handles, loc="outside right")
     figure.savefig(path, dpi=130)
 
 

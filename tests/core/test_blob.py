@@ -30,20 +30,22 @@ ENTRIES = st.one_of(
     st.integers(1, 2**40),
     st.integers(0, 2**32 - 1),
     st.booleans(),
+    st.integers(0, 9),
 )
 @examples(150)
-def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, first):
-    references = [-1] * len(entries) if first else None
-    table = Table(sequence, fingerprint, references, entries)
+def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, announced, merged):
+    references = [-1] * len(entries) if announced else None
+    table = Table(sequence, sequence + merged, fingerprint, references, entries)
     found, rest = blobs.unpack(blobs.pack(table, pools), len(entries))
-    assert (found.sequence, found.fingerprint) == (sequence, fingerprint)
+    assert (found.first, found.sequence) == (sequence, sequence + merged)
+    assert found.fingerprint == fingerprint
     assert found.references == references
     assert found.entries == entries
     assert {name: bytes(data) for name, data in rest.items()} == pools
 
 
 def test_the_layout_is_the_documented_one():
-    table = Table(3, 7, [-1, 0], [Entry("same", []), Entry("lattice", [-9, 0.5])])
+    table = Table(3, 3, 7, [-1, 0], [Entry("same", []), Entry("lattice", [-9, 0.5])])
     blob = blobs.pack(table, {"lattice": b"abc"})
     version, length = struct.unpack_from("<BI", blob)
     assert version == 1
@@ -70,14 +72,14 @@ def test_a_malformed_head_is_damage(blob):
 
 
 def test_another_number_of_tensors_is_damage():
-    blob = blobs.pack(Table(1, 0, None, [Entry("same", [])]), {})
+    blob = blobs.pack(Table(1, 1, 0, None, [Entry("same", [])]), {})
     with pytest.raises(DamagedError, match="1 tensors"):
         blobs.unpack(blob, 2)
 
 
 def test_a_table_of_many_tensors_and_long_parameters_is_read_back():
     entries = [Entry("buckets", [-1.2345678901234567e-300] * 255)] * 50
-    blob = blobs.pack(Table(1, 0, None, entries), {})
+    blob = blobs.pack(Table(1, 1, 0, None, entries), {})
     assert blobs.unpack(blob, 50)[0].entries == entries
 
 
