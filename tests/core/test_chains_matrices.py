@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lc.core import PRESETS, Balanced, DeltaDecoder, DeltaEncoder, tensors
+from keras_lc.core import PRESETS, Balanced, DeltaDecoder, DeltaEncoder, balance
 from keras_lc.core.codecs import lattice
 from keras_lc.core.matrix import view
 
@@ -75,7 +75,7 @@ def test_errors_of_matrices_do_not_grow_over_two_hundred_deltas(codec, optimizer
         assert off.max() <= 2 * lattice.FAR * step + rounding
         errors.append(rms(off))
         # not in steps: these are rounded to a power of two
-        shares.append(rms(off) / max(moved, tensors._SLOW * fastest))
+        shares.append(rms(off) / max(moved, balance._SLOW * fastest))
     assert np.mean(errors[-40:]) <= 0.8 * np.mean(errors[20:60])  # since movements get slower
     assert np.mean(shares[-40:]) <= 1.7 * np.mean(shares[20:60])
 

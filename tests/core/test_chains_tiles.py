@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_lc.core import PRESETS, DeltaDecoder, DeltaEncoder, TensorSpec, report, tensors, tiles
+from keras_lc.core import PRESETS, DeltaDecoder, DeltaEncoder, TensorSpec, balance, report, tiles
 from keras_lc.core import blob as blobs
 from keras_lc.core import workers as threads
 from keras_lc.core.codecs import lattice, second
@@ -84,7 +84,7 @@ def test_both_ends_agree_on_matrices_of_some_tiles(shape, codec, small_tiles):
 @pytest.mark.parametrize("codec", PRESETS)
 @pytest.mark.parametrize("shape", [(1500,), (40, 33)], ids=str)
 def test_both_ends_agree_on_tiles_of_each_dtype(shape, codec, dtype, small_tiles, monkeypatch):
-    monkeypatch.setattr(tensors, "_SAMPLE", 100)  # samples that begin anywhere in a tile
+    monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)  # samples that begin anywhere in a tile
     states = moving(shape, dtype)
     check(states, sent(states, codec)[1], codec)
 
@@ -156,7 +156,7 @@ def test_the_number_of_threads_does_not_show(codec, small_tiles, monkeypatch):
 @pytest.mark.parametrize("codec", PRESETS)
 @pytest.mark.parametrize("shape", [(1500,), (9 * SMALL,), (40, 33), (10, 700)], ids=str)
 def test_what_a_value_becomes_does_not_depend_on_its_tile(shape, codec, small_tiles, monkeypatch):
-    monkeypatch.setattr(tensors, "_SAMPLE", 100)
+    monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)
     states = [{name: state[name] for name in "wm"} for state in moving(shape)]
     cut, apart = sent(states, codec, ROLES[:1])
     monkeypatch.setattr(tiles, "TILE", 1 << 16)
@@ -221,8 +221,8 @@ def test_fast_keeps_every_weight_within_half_a_step(shape, told, dtype, small_ti
         live = state["w"].astype(np.float64)
         largest, moved = np.abs(live).max(), np.sqrt(np.mean((live - before) ** 2))
         before, fastest = live, max(fastest, moved)
-        wanted = PRESETS["fast"].tolerance * max(moved, tensors._SLOW * fastest)
-        most = 2**0.5 * max(tensors._STEP**0.5 * wanted, float(np.finfo(real).eps) * largest)
+        wanted = PRESETS["fast"].tolerance * max(moved, balance._SLOW * fastest)
+        most = 2**0.5 * max(balance._STEP**0.5 * wanted, float(np.finfo(real).eps) * largest)
         step = most
         if entry.kind != "same":
             read = lattice.Step.read(entry.params, view(shape))
@@ -257,7 +257,7 @@ def test_blocks_are_256_values_of_the_flat_tensor(dtype, small_tiles):
 def test_what_is_not_finite_in_one_tile_is_kept_exactly(
     shape, codec, place, bad, small_tiles, monkeypatch
 ):
-    monkeypatch.setattr(tensors, "_SAMPLE", 100)
+    monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)
     base, *states = moving(shape, deltas=4)
     ends = Ends(base, codec, ROLES)
     lossy = [name for name in "wmv" if name == "w" or codec != "lc"]
@@ -289,7 +289,7 @@ def test_a_first_moment_that_is_not_finite_is_kept_where_the_second_is_zero():
 def test_one_tile_that_is_too_far_for_the_lattice_makes_the_tensor_exact(
     shape, codec, place, small_tiles, monkeypatch
 ):
-    monkeypatch.setattr(tensors, "_SAMPLE", 100)  # of which that value is none
+    monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)  # of which that value is none
     states = [{"w": state["w"].copy()} for state in moving(shape, deltas=7)]
     for state in states[3:5]:
         state["w"].reshape(-1)[place] = 2.0**14
@@ -316,7 +316,7 @@ def test_integers_of_no_tile_outgrow_the_lattice(
     shape, codec, limit, place, small_tiles, monkeypatch
 ):
     monkeypatch.setattr(lattice, "LIMIT", limit)
-    monkeypatch.setattr(tensors, "_SAMPLE", 100)
+    monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)
     rng = np.random.default_rng(0)
     base, *states = moving(shape, deltas=30)
     ends, flags = Ends(base, codec, ROLES), set()
