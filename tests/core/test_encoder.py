@@ -128,6 +128,18 @@ def test_the_same_states_give_the_same_bytes(codec):
         assert one.encode(state) == other.encode(turned)
 
 
+@pytest.mark.parametrize("codec", ["balanced", "fast", "smallest"])
+def test_a_moment_of_another_shape_does_not_depend_on_what_is_planned_first(codec):
+    rng = np.random.default_rng(0)
+    w, m = rng.normal(size=(40, 30)), rng.normal(size=(30, 40))
+    found = []
+    for weight, moment in ("ab", "ba"):
+        ends = Ends({weight: w, moment: m}, codec, [TensorSpec(moment, "first_moment", weight)])
+        decoded = ends.send({weight: w + 0.1 * m.reshape(w.shape), moment: 1.1 * m})
+        found.append(bits(decoded[moment]))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_inputs_are_neither_changed_nor_kept(codec):
     base, *states = training(6)
