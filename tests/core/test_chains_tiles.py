@@ -274,6 +274,30 @@ def test_what_is_not_finite_in_one_tile_is_kept_exactly(
     assert not {"difference", "plain"} & {kinds[name] for name in lossy}
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 700, 1499])
+def test_what_is_not_finite_is_kept_beside_movements_of_other_buckets(place, bad, small_tiles):
+    base = np.zeros(1500, np.float32)
+    then = 100 * np.random.default_rng(0).normal(size=1500).astype(np.float32)
+    then[place] = bad
+    assert bits(Ends({"w": base}, "lc").send({"w": then})["w"]) == bits(then)
+    assert bits(Ends({"w": then}, "lc").send({"w": base})["w"]) == bits(base)
+
+
+@pytest.mark.parametrize("phase", [1.1, 1.4, 2.3, 3.1, 5.7])
+@pytest.mark.parametrize("shape", [(1500,), (40, 33)], ids=str)
+def test_the_size_of_the_coming_updates_is_kept_over_all_tiles(shape, phase, small_tiles):
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=shape).astype(np.float32)
+    v = np.full(shape, phase, np.float32)
+    v.reshape(-1)[:SMALL] = 1
+    for codec in ("balanced", "fast", "int8"):
+        ends = Ends({"w": m, "m": 0 * m, "v": 0 * v}, codec, ROLES)
+        v_hat = ends.send({"w": m, "m": m, "v": v})["v"]
+        size = np.ones_like(m) if codec == "int8" else m**2 / np.sqrt(v)
+        assert abs(np.sum(size * np.sqrt(v / v_hat)) / np.sum(size) - 1) < 0.04
+
+
 def test_a_first_moment_that_is_not_finite_is_kept_where_the_second_is_zero():
     m, v = np.linspace(-1, 1, 300, dtype=np.float32), np.ones(300, np.float32)
     sick = m.copy()
@@ -335,9 +359,11 @@ def test_integers_of_no_tile_outgrow_the_lattice(
 
 
 @of_each_codec
-def test_large_inputs_are_neither_changed_nor_kept(codec, small_tiles):
-    base, *states = moving((40, 33))
-    ends = Ends(base, codec, ROLES)
+@pytest.mark.parametrize("parts", ["wmv", "wm"])
+@pytest.mark.parametrize("shape", [(1500,), (40, 33)], ids=str)
+def test_large_inputs_are_neither_changed_nor_kept(shape, parts, codec, small_tiles):
+    base, *states = ({name: state[name] for name in parts} for state in moving(shape, deltas=2))
+    ends = Ends(base, codec, ROLES[: len(parts) - 1])
     for state in states:
         live = {name: array.copy() for name, array in state.items()}
         blob = ends.encoder.encode(live)

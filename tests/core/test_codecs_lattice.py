@@ -81,7 +81,7 @@ def test_errors_do_not_accumulate_with_prediction(rate):
 
 @pytest.mark.parametrize("codec", [Balanced(), PRESETS["smallest"]])
 def test_errors_of_matrices_do_not_accumulate_with_prediction_and_lead(codec):
-    assert_close(training(200, seed=4), codec, SPECS)
+    assert_close(training(120, seed=4), codec, SPECS)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=name_of)

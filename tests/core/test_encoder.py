@@ -11,7 +11,7 @@ from .chains import CODECS, FLOATS, SPECS, Ends, bits, examples, raw, rough, tra
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_both_ends_agree_on_a_long_chain(codec):
-    base, *states = training(200 if codec == "balanced" else 80)
+    base, *states = training(200 if codec == "balanced" else 40)
     ends = Ends(base, codec, SPECS)
     for state in states:
         ends.send(state)
@@ -36,9 +36,9 @@ def test_both_ends_agree_at_other_rates(rate):
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("specs", [SPECS, None], ids=["same specs", "no specs"])
 def test_both_ends_agree_after_resume(codec, specs):
-    base, *states = training(24)
+    base, *states = training(14)
     ends = Ends(base, codec, SPECS)
-    written = [ends.encoder.encode(state) for state in states[:8]]
+    written = [ends.encoder.encode(state) for state in states[:6]]
     for blob in written:
         ends.decoder.decode(blob)
     reread = DeltaDecoder(base)
@@ -47,7 +47,7 @@ def test_both_ends_agree_after_resume(codec, specs):
     ends.encoder = DeltaEncoder.resume(reread, codec, specs)
     for name, array in ends.encoder.reconstruction.items():
         assert bits(array) == bits(ends.decoder.reconstruction[name])
-    for state in states[8:]:
+    for state in states[6:]:
         ends.send(state)
 
 
@@ -65,10 +65,10 @@ def test_resume_may_change_the_codec():
 @pytest.mark.parametrize("override", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("codec", ["balanced", "lossless", "lc"])
 def test_one_delta_may_have_another_codec(codec, override):
-    base, *states = training(24)
+    base, *states = training(11)
     ends = Ends(base, codec, SPECS)
     for position, state in enumerate(states):
-        ends.send(state, override if position % 5 == 2 else None)
+        ends.send(state, override if position % 4 == 2 else None)
 
 
 def test_a_lossless_delta_in_a_balanced_chain_is_lossless():
@@ -126,6 +126,18 @@ def test_the_same_states_give_the_same_bytes(codec):
     one, other = DeltaEncoder(base, codec, SPECS), DeltaEncoder(base, codec, SPECS[::-1])
     for state, turned in zip(states, shuffled, strict=True):
         assert one.encode(state) == other.encode(turned)
+
+
+@pytest.mark.parametrize("codec", ["balanced", "fast", "smallest"])
+def test_a_moment_of_another_shape_does_not_depend_on_what_is_planned_first(codec):
+    rng = np.random.default_rng(0)
+    w, m = rng.normal(size=(40, 30)), rng.normal(size=(30, 40))
+    found = []
+    for weight, moment in ("ab", "ba"):
+        ends = Ends({weight: w, moment: m}, codec, [TensorSpec(moment, "first_moment", weight)])
+        decoded = ends.send({weight: w + 0.1 * m.reshape(w.shape), moment: 1.1 * m})
+        found.append(bits(decoded[moment]))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
