@@ -20,6 +20,7 @@ from keras_lc.core.tiles import every
 
 _STEP = 12.0  # square of the step of a quantiser, in variances of its error
 _MOMENT = 1.0  # error of a first moment, as what it does to the weights, to that of the weights
+_WIDEST = 2.0  # step of a first moment, in its root mean square
 _MEMORY = 0.9  # of a first moment, from step to step
 _SLOW = 0.25  # movements below this share of the farthest one count as much as it
 _SPARE = 8  # outer products expected beyond those of the last time
@@ -77,7 +78,7 @@ class Balance:
         noise, size = self._moment_noise(i, sample, codec), rms(sample)
         if not np.isfinite(noise):
             return None
-        step = float(f"{min((_STEP * noise) ** 0.5, size):.3g}")
+        step = float(f"{min((_STEP * noise) ** 0.5, _WIDEST * size):.3g}")
         if not (
             (step == 0 or 1e-30 < step < 1e30)
             and all(

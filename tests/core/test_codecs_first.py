@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lc.core import PRESETS, Balanced, TensorSpec, tensors
+from keras_lc.core import PRESETS, Balanced, TensorSpec, balance
 from keras_lc.core.codecs import first as codec
 from keras_lc.core.codecs import outer, second
 from keras_lc.core.matrix import view
@@ -31,7 +31,7 @@ def coarsest(ratio, movement, tolerance):
     does to the weights is their own error, and never more than the moment itself."""
     here = ratio.reshape(-1)
     beta = abs(here @ movement.reshape(-1)) / (here @ here or 1.0)
-    own = tensors._MOMENT**0.5 * tolerance * rms(movement)
+    own = balance._MOMENT**0.5 * tolerance * rms(movement)
     return min(own / beta if beta else np.inf, rms(ratio))
 
 
@@ -43,7 +43,7 @@ def assert_first(m, live, v, noise):
     error = np.abs(m.astype(np.float64) - np.where(root > 0, live, 0))
     matrix = view(live.shape)
     if not matrix:
-        step = min(tensors._STEP**0.5 * noise, rms(ratio))
+        step = min(balance._STEP**0.5 * noise, balance._WIDEST * rms(ratio))
         assert (error <= 0.505 * step * root + 1e-30).all()
         return
     sizes = np.linalg.svd(ratio.reshape(matrix.rows, matrix.columns), compute_uv=False)
@@ -61,7 +61,7 @@ def test_first_moments_are_as_near_as_their_weights(tolerance):
         for name in ("kernel", "bias"):
             movement = state[f"w/{name}"].astype(np.float64) - before[f"w/{name}"]
             fastest[name] = max(fastest.get(name, 0), rms(movement))
-            slow = max(1.0, tensors._SLOW * fastest[name] / (rms(movement) or 1.0))
+            slow = max(1.0, balance._SLOW * fastest[name] / (rms(movement) or 1.0))
             live, v = state[f"m/{name}"], decoded[f"v/{name}"]
             noise = coarsest(ratio_of(live, v), movement, tolerance * slow)
             assert_first(decoded[f"m/{name}"], live, v, 1.02 * noise)

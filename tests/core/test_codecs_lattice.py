@@ -9,9 +9,10 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from keras_lc.core import PRESETS, Balanced, DeltaEncoder, TensorSpec, tensors
+from keras_lc.core import PRESETS, Balanced, DeltaEncoder, TensorSpec, balance
 from keras_lc.core.codecs import lattice
 from keras_lc.core.codecs.outer import Outer, Scale
+from keras_lc.core.live import sample as sample_of
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.errors import DamagedError
 
@@ -24,7 +25,7 @@ def rms(array):
 
 def moved(live, before):
     """How far a tensor has moved, measured as the encoder does it."""
-    sample = [tensors._sample(array.astype(np.float64).reshape(-1)) for array in (live, before)]
+    sample = [sample_of(array.astype(np.float64).reshape(-1)) for array in (live, before)]
     return rms(sample[0] - sample[1])
 
 
@@ -38,7 +39,7 @@ def allowed(live, had, codec, movement):
     info = ml_dtypes.finfo(live.dtype)
     real = np.finfo(np.float64 if live.dtype.itemsize == 8 else np.float32)
     finest = 2 * float(real.eps) * float(np.abs(x).max())
-    step = 1.01 * max(2**0.5 * tensors._STEP**0.5 * wanted, finest)
+    step = 1.01 * max(2**0.5 * balance._STEP**0.5 * wanted, finest)
     off = step * (2 * lattice.FAR if view(live.shape) else 0.5)
     rounding = float(info.eps) * (np.abs(x) + off) + float(info.smallest_subnormal)
     return off + rounding + float(real.eps) * np.abs(had.astype(np.float64))
@@ -55,7 +56,7 @@ def assert_close(states, codec, specs=None):
                 continue
             movement = moved(state[name], before[name])
             # slow movements count as much as a share of the farthest one
-            counted = max(movement, tensors._SLOW * fastest[name]) if movement else 0.0
+            counted = max(movement, balance._SLOW * fastest[name]) if movement else 0.0
             fastest[name] = max(fastest[name], movement)
             error = np.abs(decoded[name].astype(np.float64) - state[name].astype(np.float64))
             assert (error <= allowed(state[name], had[name], codec, counted)).all(), number
@@ -295,11 +296,11 @@ def test_a_matrix_is_corrected_only_where_it_is_far_off(seed, dtype, coarse, spi
     moved = 0.01 * (rng.normal(size=(80, 1)) * rng.normal(size=60)).reshape(-1)
     moved += 0.003 * rng.normal(size=size)
     there = rng.random(size) < 0.01
-    moved[there] += spikes * lattice.FAR * (tensors._STEP * noise) ** 0.5
+    moved[there] += spikes * lattice.FAR * (balance._STEP * noise) ** 0.5
     target = (anchor + moved).astype(dtype)
     ahead = (0.02 * rng.normal(size=size)).astype(dtype) if led else None
     exponent = lattice.choose_exponent(
-        (tensors._STEP * noise) ** 0.5, float(np.abs(target).max()), np.dtype(dtype)
+        (balance._STEP * noise) ** 0.5, float(np.abs(target).max()), np.dtype(dtype)
     )
     state = lattice.start(anchor)
     way, survey = surveyed(target, state)
@@ -319,7 +320,7 @@ def test_a_matrix_is_corrected_only_where_it_is_far_off(seed, dtype, coarse, spi
 
 def test_single_values_of_a_large_matrix_are_corrected_alone():
     rng, matrix = np.random.default_rng(16), Matrix(200, 150)
-    exponent, noise = -6, 2.0**-12 / tensors._STEP
+    exponent, noise = -6, 2.0**-12 / balance._STEP
     anchor = rng.normal(size=30_000)
     far = rng.permutation(30_000)[:40]
     target = anchor + 0.002 * rng.normal(size=30_000)

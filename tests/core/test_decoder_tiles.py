@@ -29,7 +29,7 @@ NAMES = list(BASE)
 KINDS = {
     "l": ("weight", [-2, 0.0, 2]),
     "m": ("first", [0.5]),
-    "v": ("second", [1.0]),
+    "v": ("second", [1.0, 0]),
     "b": ("buckets", [0.25]),
     "i": ("blocks", None),
     "d": ("difference4", None),
