@@ -173,8 +173,6 @@ class Checkpointer:
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
             contents = self._tidy()
-            with suppress(DamagedError):  # the next save will say so
-                self._chain = chain.ancestry(contents, stored)
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -243,8 +241,10 @@ class Checkpointer:
         file = f"{last.name}~{last.leads_to[:8]}{index.SHORTCUT}"
         header = last.header | {"kind": "shortcut", "of": last.leads_to, "parent": first.digest}
         # there is no need of it: what cannot be written now fails at the next save
-        with suppress(StoreError), self.directory.write_once(file) as opened:
-            opened.write(record.pack(header, blob))
+        with suppress(StoreError):
+            with self.directory.write_once(file) as opened:
+                opened.write(record.pack(header, blob))
+            self._chain = [first, index.read_header(self.directory, file)]
 
     def _check_chain(self, contents: Contents) -> None:
         there = {s.digest for s in [*contents.stored, *contents.shortcuts]}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from dataclasses import dataclass
+
+import numpy as np
 
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
 from keras_lc.loader import Decoded, decode, open_directory
@@ -83,6 +86,8 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
     for shortcut in contents.shortcuts:
         children.setdefault(str(shortcut.parent), []).append(shortcut)
     seen: set[int] = set()
+    ends = {digest for s in contents.shortcuts for digest in (s.digest, s.leads_to)}
+    states: dict[str, str] = {}  # what records lead to that should lead to the same
     # What is yet to be decoded, what it builds on, and whether others are to build on that too.
     todo: list[tuple[Stored, Decoded | None, bool]] = [
         (stored, None, False)
@@ -99,10 +104,15 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
                 _compare(directory, stored)
                 raise DamagedError("what it builds on is damaged or missing.")
             after = decode(directory, stored, copy.deepcopy(before) if shared else before)
+            if stored.digest in ends:
+                states[stored.digest] = _fingerprint(after)
         except CheckpointError as error:
             faults.append((stored, str(error)))
         target = contents.by_digest.get(stored.leads_to)
-        only = stored is target or target is None or target.parent not in contents.by_digest
+        only = stored is target or (
+            stored is contents.shortcut_to.get(stored.leads_to)
+            and (target is None or target.parent not in contents.by_digest)
+        )
         below = children.get(stored.leads_to, []) if only else []
         todo += [(child, after, number > 0) for number, child in enumerate(below)]
     for stored in [*contents.stored, *contents.doubles]:
@@ -111,7 +121,19 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
                 _compare(directory, stored)
             except CheckpointError as error:
                 faults.append((stored, str(error)))
+    for shortcut in contents.shortcuts:
+        one, other = states.get(shortcut.digest), states.get(shortcut.leads_to)
+        if one and other and one != other:
+            faults.append((shortcut, "it leads to another state than what it passes."))
     return faults
+
+
+def _fingerprint(decoded: Decoded) -> str:
+    """The same for the same state."""
+    digest = hashlib.sha256()
+    for array in decoded.decoder.reconstruction.values():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _compare(directory: Directory, stored: Stored) -> None:

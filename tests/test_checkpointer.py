@@ -29,7 +29,7 @@ from keras_lc.loader import (
     load_latest,
     load_named,
 )
-from keras_lc.store import base, files, index, lock
+from keras_lc.store import base, chain, files, index, lock
 from keras_lc.store.directory import LocalDirectory
 from keras_lc.store.locate import directory_at
 from tests.toy import (
@@ -83,21 +83,22 @@ def settled(directory: Path) -> None:
     """Nothing temporary, and no file that nothing needs."""
     assert not temporaries(directory)
     contents = index.scan(directory_at(directory))
-    needed = set()
-    by_digest = {stored.digest: stored for stored in contents.stored}
-    for stored in contents.listed:
-        at: index.Stored | None = stored
-        while at is not None:
-            needed.add(at.file)
-            at = by_digest[at.parent] if at.parent else None
-    assert {stored.file for stored in contents.stored} == needed
+    needed = {
+        one.digest
+        for stored in contents.listed
+        for one in [stored, *chain.ancestry(contents, stored)]
+    }
+    assert {stored.digest for stored in contents.stored} <= needed
+    last = {shortcut.parent: shortcut.digest for shortcut in contents.shortcuts}
+    assert {shortcut.digest for shortcut in contents.shortcuts} <= needed | set(last.values())
+    assert last.keys() <= contents.by_digest.keys()
 
 
 def counted(scene: Scene, directory: Path) -> int:
     with disk():
         checkpointer = scene.prepare(directory)
     with disk() as whole:
-        save(checkpointer, scene.disturbed, scene.name)
+        scene.save(checkpointer)
     return whole.asked
 
 
@@ -117,14 +118,14 @@ def test_a_disk_that_fails_at_any_request_costs_only_that_save(
         failed = False
         with disk(n, once=once):
             try:
-                save(checkpointer, scene.disturbed, scene.name)
+                scene.save(checkpointer)
             except CheckpointError:
                 failed = True
         if directory.exists():
             assert not halves(directory), n
         check(directory, scene, before, saved=None if failed else True)
         with disk():
-            save(checkpointer, scene.following, "next")
+            save(checkpointer, scene.following, "next", codec=scene.codec)
         assert same(restored(directory, "next"), scene.following), n
         latest = load_latest(directory)
         assert latest is not None
@@ -132,6 +133,16 @@ def test_a_disk_that_fails_at_any_request_costs_only_that_save(
         settled(directory)
         if not scene.max_to_keep:
             check_others(directory, scene, before)
+
+
+@pytest.mark.parametrize("title", [title for title in SCENES if "shortcut" in title])
+def test_scenes_with_shortcuts_have_them(tmp_path: Path, title: str) -> None:
+    checkpointer = SCENES[title].prepare(tmp_path)
+    before = set(tmp_path.glob("*.lcs"))
+    SCENES[title].save(checkpointer)
+    written = set(tmp_path.glob("*.lcs")) - before
+    assert len(written) == title.startswith("shortcut")
+    assert written or before
 
 
 def check_others(directory: Path, scene: Scene, before: dict[str, State]) -> None:
@@ -171,7 +182,7 @@ def test_a_disk_without_links_keeps_copies(tmp_path: Path, title: str) -> None:
     with mock.patch.object(os, "link", side_effect=PermissionError(1, "not permitted")):
         checkpointer = scene.prepare(tmp_path)
         before = load_all(tmp_path)
-        save(checkpointer, scene.disturbed, scene.name)
+        scene.save(checkpointer)
         check(tmp_path, scene, before, saved=True)
 
 
@@ -479,7 +490,7 @@ def test_a_directory_deleted_at_any_moment_of_a_save_costs_no_later_one(
         with disk():
             checkpointer = scene.prepare(directory)
         with disk(n, lambda at=directory: shutil.rmtree(at), once=True), suppress(CheckpointError):
-            save(checkpointer, scene.disturbed, scene.name)
+            scene.save(checkpointer)
         with disk():
             try:
                 save(checkpointer, scene.following, "next")
@@ -519,7 +530,7 @@ def test_a_disk_that_cannot_be_read_at_any_time_of_a_save_costs_only_that_save(
         failed = False
         with failing(n):
             try:
-                save(checkpointer, scene.disturbed, scene.name)
+                scene.save(checkpointer)
             except CheckpointError:
                 failed = True
         whole = max(whole, asked)

@@ -18,6 +18,7 @@ from unittest import mock
 import h5py
 import numpy as np
 
+from keras_lc import checkpointer as checkpointers
 from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
@@ -109,8 +110,21 @@ def run(
     return checkpointer
 
 
+class Hasty(Checkpointer):
+    """Writes a shortcut after every so many deltas."""
+
+    def __init__(self, *arguments: Any, short: int, **options: Any):
+        super().__init__(*arguments, **options)
+        self._short = short
+
+    def _write(self, *arguments: Any) -> Any:
+        with mock.patch.object(checkpointers, "_SHORT", self._short):
+            return super()._write(*arguments)
+
+
 def toy_checkpointer(directory: Path | str, **options: Any) -> Checkpointer:
-    return Checkpointer(directory, **{"codec": "lossless", "background": False, **options})
+    kind = Hasty if "short" in options else Checkpointer
+    return kind(directory, **{"codec": "lossless", "background": False, **options})
 
 
 def load_all(directory: Path | str) -> dict[str, State]:
@@ -262,10 +276,11 @@ class Scene:
     """A directory with a history, and the save in it that is to be disturbed.
 
     Args:
-        options: of the checkpointer.
+        options: of the checkpointers.
         before: checkpoints of an earlier run, by another checkpointer.
         history: names saved before the disturbed save.
         name: the disturbed save.
+        codec: of the disturbed save.
     """
 
     name: str
@@ -274,6 +289,7 @@ class Scene:
     options: tuple[tuple[str, Any], ...] = ()
     packed: bool = False  # all that was saved before is joined into packs
     coarse: bool = False  # disturb only some of the requests that write the HDF5 part
+    codec: str | None = None
 
     def moments(self, requests: int) -> list[int]:
         """The requests to disturb."""
@@ -289,7 +305,7 @@ class Scene:
     def prepare(self, directory: Path) -> Checkpointer:
         states = iter(self.states)
         if self.before:
-            earlier = toy_checkpointer(directory)
+            earlier = toy_checkpointer(directory, **dict(self.options))
             for name in self.before:
                 save(earlier, next(states), name)
         checkpointer = toy_checkpointer(directory, **dict(self.options))
@@ -298,6 +314,10 @@ class Scene:
         if self.packed:
             pack(directory)
         return checkpointer
+
+    def save(self, checkpointer: Checkpointer) -> None:
+        """The save that is disturbed."""
+        save(checkpointer, self.disturbed, self.name, codec=self.codec)
 
     @property
     def disturbed(self) -> State:
@@ -311,6 +331,13 @@ class Scene:
     def max_to_keep(self) -> int | None:
         return dict(self.options).get("max_to_keep")
 
+
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"cp-{i:04d}" for i in range(1, count + 1))
+
+
+_HASTY: tuple[tuple[str, Any], ...] = (("short", 3),)
+_PRUNED = (*_HASTY, ("max_to_keep", 1))
 
 SCENES = {
     "first base": Scene("cp-0001"),
@@ -348,6 +375,25 @@ SCENES = {
         packed=True,
         coarse=True,
     ),
+    "shortcut": Scene("cp-0004", _names(3), options=_HASTY),
+    "shortcut after a shortcut": Scene("cp-0006", _names(5), options=_HASTY),
+    "shortcut before a save of another codec": Scene(
+        "cp-0005", _names(4), options=(("short", 9), ("codec", "balanced")), codec="lossless"
+    ),
+    "shortcut past what is pruned": Scene("cp-0004", _names(3), options=_PRUNED),
+    "shortcut past a shortcut that is pruned": Scene("cp-0006", _names(5), options=_PRUNED),
+    "shortcut past what is pruned from a pack": Scene(
+        "cp-0004", _names(3), options=_PRUNED, packed=True
+    ),
+    "chain dropped with its shortcut": Scene(
+        "cp-0006", _names(5), options=(*_PRUNED, ("keyframe_every", 5)), coarse=True
+    ),
+    "base over the base of a shortcut": Scene(
+        "cp-0001", before=_names(5), options=_HASTY, coarse=True
+    ),
+    "delta over the end of a shortcut": Scene(
+        "cp-0004", ("cp-0000",), before=_names(5), options=_HASTY
+    ),
 }
 
 
@@ -359,7 +405,7 @@ def kill_each(scene: str, directories: Iterable[str]) -> None:
             with disk():
                 checkpointer = SCENES[scene].prepare(Path(directory))
             with disk(int(Path(directory).name), lambda: os._exit(9)):
-                save(checkpointer, SCENES[scene].disturbed, SCENES[scene].name)
+                SCENES[scene].save(checkpointer)
             os._exit(0)
         os.waitpid(child, 0)
 

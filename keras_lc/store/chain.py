@@ -50,8 +50,8 @@ def has_children(contents: Contents, stored: Stored) -> bool:
 
 
 def disposable(contents: Contents, keep: Iterable[Stored]) -> list[Stored]:
-    """What none of `keep` needs, children before their parents; of the shortcuts of a base the
-    last one stays."""
+    """What none of `keep` needs, children before their parents, then shortcuts; of those of a
+    base the last one stays."""
     needed = set()
     for stored in keep:
         needed.add(stored.digest)
@@ -59,8 +59,8 @@ def disposable(contents: Contents, keep: Iterable[Stored]) -> list[Stored]:
             needed |= {ancestor.digest for ancestor in ancestry(contents, stored)}
     left = [stored for stored in contents.stored if stored.digest in needed]
     return [
-        *(s for s in contents.shortcuts if not _is_used(contents, s, needed)),
         *(stored for stored in reversed(contents.stored) if stored not in left),
+        *(s for s in contents.shortcuts if not _is_used(contents, s, needed)),
     ]
 
 

@@ -114,8 +114,20 @@ class Contents:
 
     @cached_property
     def shortcut_to(self) -> dict[str, Stored]:
-        """The shortcuts whose base is there, by the digests that they lead to."""
-        return {s.leads_to: s for s in self.shortcuts if s.parent in self.by_digest}
+        """The shortcuts that can be taken, by the digests that they lead to."""
+        return {s.leads_to: s for s in self.shortcuts if self._leads(s)}
+
+    def _leads(self, shortcut: Stored) -> bool:
+        """Whether its base is there, and is that of its end as far as this can be told."""
+        base, end = (self.by_digest.get(str(d)) for d in (shortcut.parent, shortcut.leads_to))
+        if base is None or base.parent is not None or end is base:
+            return False
+        root = end
+        for _ in self.stored:
+            if root is None or root.parent is None:
+                break
+            root = self.by_digest.get(root.parent)
+        return end is None or (end.serial == shortcut.serial and root in (base, None))
 
     @property
     def faults(self) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
 from keras_lc.store import index, record
 from keras_lc.store.directory import Directory
-from keras_lc.store.index import DELTA, PACK, Contents, Stored
+from keras_lc.store.index import DELTA, PACK, SHORTCUT, Contents, Stored
 from keras_lc.store.locate import directory_at
 from keras_lc.store.lock import Writer
 
@@ -94,9 +94,10 @@ def remove(directory: Directory, contents: Contents, drop: Iterable[Stored]) -> 
     """
     drop = list(drop)
     doomed = {stored.digest for stored in drop}
-    bases = [stored for stored in drop if stored.parent is None]
+    # of what is to go, the rest may build on these until it is gone
+    last = [s for s in drop if s.parent is None or s.file.endswith(SHORTCUT)]
     for stored in drop:
-        if stored.parent is not None and not stored.packed:
+        if stored not in last and not stored.packed:
             directory.remove(stored.file)
     copies = [s for s in [*contents.stored, *contents.doubles] if s.packed and s.digest in doomed]
     for file in {stored.file for stored in copies} - contents.damaged.keys():
@@ -105,7 +106,7 @@ def remove(directory: Directory, contents: Contents, drop: Iterable[Stored]) -> 
             _write(directory, file, rest)
         else:
             directory.remove(file)
-    for stored in bases:
+    for stored in last:
         directory.remove(stored.file)
 
 
