@@ -197,7 +197,7 @@ def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Deco
         with directory.open(stored.file) as file:
             frame = index.find(file, stored)
             data = file.read(frame.end)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise DamagedError(f"it cannot be read: {error}") from error
     payload = record.checked(data, frame)
     if before is None:

@@ -314,10 +314,11 @@ def write_index(directory: Directory, contents: Contents) -> None:
     # A pack of which not all is listed is read again, so that nothing of it is forgotten.
     partial = {*contents.damaged, *(stored.file for stored in contents.doubles)}
     every = [*contents.stored, *contents.shortcuts]
-    rows = [asdict(stored) for stored in every if stored.file not in partial]
-    text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
-    with suppress(StoreError), directory.write_once(INDEX) as file:
-        file.write(text.encode())
+    with suppress(StoreError, RecursionError):  # a header may be as deep as can just be read
+        rows = [asdict(stored) for stored in every if stored.file not in partial]
+        text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
+        with directory.write_once(INDEX) as file:
+            file.write(text.encode())
 
 
 def _digest(rows: list[Any]) -> str:

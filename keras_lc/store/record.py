@@ -37,7 +37,7 @@ _LENGTHS = struct.Struct("<HHIQ")
 _CHECK = struct.Struct("<I")
 _PREFIX = len(MAGIC) + _LENGTHS.size + _CHECK.size
 DIGEST = 32
-MAX_HEADER = 1 << 26
+MAX_HEADER = 1 << 20
 _BLOCK = 1 << 22
 
 

@@ -160,6 +160,7 @@ def test_the_forger_can_make_a_good_blob():
         {"seq": []},
         {"seq": -1},
         {"seq": 2**70},
+        *[{"first": first} for first in (0, -1, 2, 2**63, 10**400, None, [], float("nan"))],
         {"table": None},
         {"table": float("inf")},
         {"table": "x"},

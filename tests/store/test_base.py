@@ -272,6 +272,7 @@ HOSTILE: dict[str, Callable[[h5py.File], None]] = {
     },
     **{f"name {name!r}": column(0, name) for name in ([], {})},
     "no table": lambda h5: h5.__delitem__("keras_lc/table"),
+    "tensors of one name": table(lambda rows: [*rows, rows[0]]),
     "rows too short": table(lambda rows: [row[:3] for row in rows]),
     "rows are numbers": table(lambda rows: [1, 2]),
     "rows are text": table(lambda rows: ["abcd"]),
