@@ -60,8 +60,3 @@ def test_all_kinds_are_told() -> None:
 )
 def test_numbers_and_names_are_those_of_the_code(told: str) -> None:
     assert told in TEXT
-
-
-def test_a_group_is_four_tiles() -> None:
-    assert tiles.GROUP == 4
-    assert "**Group**: four tiles" in TEXT

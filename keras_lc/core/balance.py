@@ -11,12 +11,12 @@ import numpy as np
 from keras_lc.core import blob as blobs
 from keras_lc.core.codecs import first, lattice, outer, second
 from keras_lc.core.coding import Coding
-from keras_lc.core.floats import positive_range, real_dtype
+from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.core.live import Live, every_of, rms, sample
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.presets import Balanced
 from keras_lc.core.spec import TensorSpec
-from keras_lc.core.tiles import every
+from keras_lc.core.tiles import ALL, every
 
 _STEP = 12.0  # square of the step of a quantiser, in variances of its error
 _MOMENT = 1.0  # error of a first moment, as what it does to the weights, to that of the weights
@@ -48,8 +48,6 @@ class Balance:
         self._fastest = [0.0] * len(specs)  # the farthest that each has moved at once
         self._coast = [0.0] * len(specs)  # how far each would go on, by its moment
         self._ranks = [0] * len(specs)  # how many outer products each has needed
-        # how far each is from its anchor, at most
-        self._reach = [lattice.reach(tensor) for tensor in live.chain.tensors]
 
     def weight(self, i: int, codec: Balanced) -> Coding | None:
         """Weight `i`: on a lattice."""
@@ -57,8 +55,6 @@ class Balance:
         moved = self._live.moved(i)
         if np.isfinite(moved):
             self._fastest[i] = max(self._fastest[i], moved)
-        if coding is None:
-            self._reach[i] = 0.0
         return coding
 
     def first(self, i: int, codec: Balanced) -> Coding | None:
@@ -155,13 +151,13 @@ class Balance:
         if not np.isfinite(noise):
             return None
         real, whole = real_dtype(array.dtype), bool(matrix and noise)
-        survey, ways, moments = lattice.Survey(self._reach[i]), [], []
+        survey, ways, moments = lattice.Survey(), [], []
         for j, tile, values in self._live.tiles(i):
-            moment = chain.direction(i, j)
+            moment, state = chain.direction(i, j), chain.as_lattice(i, j)
             target = values.astype(real, copy=False)
-            way = survey.look(target, chain.as_lattice(i, j), moment)
-            part = slice(None) if whole else every(every_of(array.size), tile)
-            ways.append(way if whole else way[part].copy())
+            survey.look(target, state, moment)
+            part = ALL if whole else every(every_of(array.size), tile)
+            ways.append(target[part] - state.position(part))
             if moment is not None:
                 moments.append(moment[part])
         way, direction = np.concatenate(ways), np.concatenate(moments) if moments else None
@@ -177,12 +173,14 @@ class Balance:
         if whole:
             ahead = self._lost_momentum(i)
             return self._approximated(i, way, direction, survey, exponent, matrix, noise, ahead)
-        if direction is None and survey.farthest <= 2.0**exponent / 2:
-            return Coding(i, blobs.Entry("same", []))
-        step = lattice.follow(way, direction, survey, exponent)
+        step = None if direction is None else lattice.follow(way, direction, survey, exponent)
+        if step is None or step.rebase:  # the bound of the way was not close enough to tell
+            survey.farthest = self._farthest(i, real)
+            if direction is None and survey.farthest <= 2.0**exponent / 2:
+                return Coding(i, blobs.Entry("same", []))
+            step = lattice.follow(way, direction, survey, exponent)
         if step is None:
             return None
-        self._reach[i] = survey.reach
 
         def symbols(j: int) -> np.ndarray:
             target = array[chain.table.tiles[i][j]].astype(real, copy=False)
@@ -193,6 +191,14 @@ class Balance:
             return blobs.Entry("lattice", replace(step, corrected=moved).write())
 
         return Coding(i, blobs.Entry("lattice", step.write()), symbols=symbols, settle=settle)
+
+    def _farthest(self, i: int, real: np.dtype[Any]) -> float:
+        """The farthest way that a value of weight `i` has to go."""
+        ways = [
+            largest(values.astype(real, copy=False) - self._chain.as_lattice(i, j).position())
+            for j, _, values in self._live.tiles(i)
+        ]
+        return float(np.max(ways))  # NaN where one is
 
     def _approximated(
         self,
@@ -213,7 +219,6 @@ class Balance:
         if not (step.beta or step.corrected or factors):
             return Coding(i, blobs.Entry("same", []))
         self._ranks[i] = (factors.scale.rank if factors else 0) + _SPARE
-        self._reach[i] = survey.reach
         shared, tiles = factors.symbols() if factors else [], self._chain.table.tiles[i]
         return Coding(
             i,

@@ -13,7 +13,6 @@ from keras_lc.core import workers as threads
 from keras_lc.core.spec import TensorTable
 from keras_lc.core.state import Change, shared_parts, tile_part
 from keras_lc.core.streams import SymbolWriter, compress, large, packed_size
-from keras_lc.core.tiles import groups
 
 
 def _nothing(_: int) -> None:
@@ -74,15 +73,15 @@ class Coded:
 
 @dataclass(frozen=True)
 class _Job:
-    """Some tiles of a tensor that are coded together."""
+    """A tile of a tensor."""
 
     coding: Coding
-    tiles: range
+    tile: int
     count: int  # of all tiles of the tensor
 
     @property
     def last(self) -> bool:
-        return self.tiles.stop == self.count
+        return self.tile + 1 >= self.count
 
 
 def code(
@@ -93,37 +92,37 @@ def code(
     def jobs() -> Iterator[_Job]:
         for coding in codings:
             if coding.entry.kind == "same":
-                yield _Job(coding, range(0), 0)
+                yield _Job(coding, 0, 0)
                 continue
             count = len(table.tiles[coding.i])
-            for tiles in groups(count):
-                yield _Job(coding, tiles, count)
+            for tile in range(count):
+                yield _Job(coding, tile, count)
 
-    parts: list[list[np.ndarray] | bytes] = []
+    parts: list[np.ndarray | bytes] = []
     for job, part in threads.ordered(workers, _run, jobs()):
-        parts.append(part)
+        if part is not None:
+            parts.append(part)
         if job.last:
             yield job.coding, _coded(table, job.coding, parts)
             parts = []
 
 
-def _run(job: _Job) -> tuple[_Job, list[np.ndarray] | bytes]:
-    """The symbols of some tiles, those of a large tensor as a chunk."""
-    parts: list[np.ndarray] = []
-    coding = job.coding
+def _run(job: _Job) -> tuple[_Job, np.ndarray | bytes | None]:
+    """The symbols of a tile, of a large tensor as a chunk; None where there are none."""
+    coding, j = job.coding, job.tile
+    if not job.count:
+        return job, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for j in job.tiles:
-            symbols = coding.symbols(j)
-            if coding.change is not None:
-                coding.change(j, symbols)
-            if symbols is not None:
-                coding.moved[j] = bool(symbols.any())
-                parts.append(symbols)
-            coding.after(j)
-    return job, compress(parts) if parts and job.count > 1 else parts
+        symbols = coding.symbols(j)
+        if coding.change is not None:
+            coding.change(j, symbols)
+        if symbols is not None:
+            coding.moved[j] = bool(symbols.any())
+        coding.after(j)
+    return job, compress([symbols]) if symbols is not None and job.count > 1 else symbols
 
 
-def _coded(table: TensorTable, coding: Coding, parts: list[list[np.ndarray] | bytes]) -> Coded:
+def _coded(table: TensorTable, coding: Coding, parts: list[np.ndarray | bytes]) -> Coded:
     entry, i = coding.settled(), coding.i
     if entry.kind == "same":
         return Coded(i, entry)
@@ -135,7 +134,7 @@ def _coded(table: TensorTable, coding: Coding, parts: list[list[np.ndarray] | by
             if isinstance(data, bytes):
                 chunks.append((large(part[0]), data))
             else:
-                pooled += [(part[0], symbols) for symbols in data]
+                pooled.append((part[0], data))
     return Coded(i, entry, pooled, chunks)
 
 

@@ -11,7 +11,6 @@ from keras_lc.core import blob as blobs
 from keras_lc.core import workers as threads
 from keras_lc.core.state import Chain, Part, shared_parts, tile_part
 from keras_lc.core.streams import SymbolReader, decompress, finish, large, split
-from keras_lc.core.tiles import groups
 from keras_lc.errors import DamagedError, MismatchError
 
 
@@ -105,12 +104,12 @@ class DeltaDecoder:
                 change = chain.change(i, kinds[i], shared)
                 tiles = chain.table.tiles[i]
                 part = self._tile_part(i, kinds[i])
-                for group in groups(len(tiles)):
+                for j, tile in enumerate(tiles):
                     data: memoryview | np.ndarray | None = own[0] if own else None
                     if part and len(tiles) > 1:
                         pool = large(part[0])
                         data, pools[pool] = split(pools.get(pool, memoryview(b"")))
-                    yield Job(change, [(j, tiles[j]) for j in group], part, data)
+                    yield Job(change, j, tile.stop - tile.start, part, data)
 
         with threads.start() as workers:
             for level in levels:
@@ -138,26 +137,24 @@ class DeltaDecoder:
 
 @dataclass(frozen=True)
 class Job:
-    """Some tiles of a tensor whose symbols lie together."""
+    """A tile of a tensor."""
 
     change: Callable[[int, np.ndarray | None], None]
-    tiles: list[tuple[int, slice]]
+    tile: int
+    size: int
     part: Part | None
     data: memoryview | np.ndarray | None  # symbols, or the chunk that holds them
 
 
 def _advance(job: Job) -> None:
     if job.part is None:
-        for j, _ in job.tiles:
-            job.change(j, None)
+        job.change(job.tile, None)
         return
     _, dtype, each = job.part
-    first, last = job.tiles[0][1].start, job.tiles[-1][1].stop
     symbols = job.data
     if isinstance(symbols, memoryview):
-        symbols = decompress(symbols, each * (last - first))
+        symbols = decompress(symbols, each * job.size)
     assert symbols is not None
-    for j, tile in job.tiles:
-        own = symbols[each * (tile.start - first) : each * (tile.stop - first)]
-        # narrower ones have the same values
-        job.change(j, own if own.dtype.itemsize <= dtype.itemsize else own.astype(dtype))
+    # narrower ones have the same values
+    narrow = symbols.dtype.itemsize <= dtype.itemsize
+    job.change(job.tile, symbols if narrow else symbols.astype(dtype))

@@ -128,7 +128,7 @@ def _jump(i: int, origins: list[lattice.Lattice] | None, after: list[lattice.Lat
     anchored = origins is None
     shared = [np.concatenate([exact.plain(a.anchor) for a in after])] if anchored else []
     starts = origins or [lattice.start(state.anchor) for state in after]
-    units = [state.unit for state in [*starts, *after] if state.q.any()]
+    units = [state.unit for state in [*starts, *after] if state.q]
     exponent = after[0].exponent
     assert exponent is not None
     step = lattice.Jump(exponent, min([*units, exponent - lattice.FINE]), anchored)

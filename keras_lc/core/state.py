@@ -20,11 +20,11 @@ from keras_lc.core.codecs.outer import Scale
 from keras_lc.core.floats import is_float, is_roomy, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.spec import TensorTable
-from keras_lc.core.tiles import every, groups
+from keras_lc.core.tiles import every
 from keras_lc.errors import DamagedError
 
 Change = Callable[[int, "np.ndarray | None"], None]  # moves a tile on by its symbols
-State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value()
+State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value(part) and .fill(out)
 
 
 class Reconstruction(Mapping[str, np.ndarray]):
@@ -48,12 +48,11 @@ class Reconstruction(Mapping[str, np.ndarray]):
         elif whole is None:
             whole = out = np.empty(self._table.sizes[i], self._table.dtypes[i])
 
-            def fill(group: range) -> None:
-                for j in group:
-                    out[tiles[j]] = tensor[j].value()
+            def fill(j: int) -> None:
+                tensor[j].fill(out[tiles[j]])
 
             with workers.start() as threads:
-                for _ in workers.ordered(threads, fill, groups(len(tiles))):
+                for _ in workers.ordered(threads, fill, range(len(tiles))):
                     pass
         array: np.ndarray = whole.reshape(self._table.shapes[i]).view()
         array.flags.writeable = False
@@ -94,7 +93,7 @@ class Chain:
     def sample(self, i: int, step: int) -> np.ndarray:
         """Every `step`-th value of tensor `i`."""
         pairs = zip(self.table.tiles[i], self.tensors[i], strict=True)
-        return np.concatenate([state.value()[every(step, tile)] for tile, state in pairs])
+        return np.concatenate([state.value(every(step, tile)) for tile, state in pairs])
 
     def refer(self, references: list[int]) -> None:
         """Say which tensors are coded with the help of which others (-1: none)."""

@@ -6,10 +6,15 @@ ones are in a pool beside it, called `large(pool)`, where each group of tiles is
 own, so that threads can share them out.
 
 A chunk is one byte with its item size, four bytes with its length, and a pcodec file
-(https://github.com/pcodec/pcodec). It uses the narrowest integer that holds it. Where nearly
-all symbols are zero, the item size is zero, and in place of the file are the number of others,
-a chunk with the number of zeros before each of them and after the last, and a chunk with
-themselves: not smaller, but three times as fast.
+(https://github.com/pcodec/pcodec). It uses the narrowest integer that holds it. Two other forms
+are hardly smaller, but several times as fast:
+
+- Where nearly all symbols are zero, the item size is zero, and in place of the file are the
+  number of others, a chunk with the number of zeros before each of them and after the last,
+  and a chunk with themselves.
+- Where nearly all are from -1 to 1, the item size is one, and in place of the file are the
+  number of others, a chunk of bytes that hold four symbols each, in which others have a mark,
+  and a chunk with themselves.
 """
 
 from __future__ import annotations
@@ -26,11 +31,16 @@ from keras_lc.errors import DamagedError
 CHUNK = 1 << 18
 _HEAD = struct.Struct("<BI")
 _COUNT = struct.Struct("<I")
-_SPARSE = 0  # item size of a chunk of few symbols that are not zero
-_FEW = 32  # one in so many
+_SPARSE, _FOURS = 0, 1  # instead of an item size
+_FEW = {_SPARSE: 32, _FOURS: 16}  # these forms are for one other symbol in so many
+_SHORT = {_SPARSE: 1 << 12, _FOURS: 1 << 16}  # and not for fewer symbols
+_MARK = 2
+# the four symbols (int16) of a byte, the first in its lowest bits
+_BYTES = ((np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3) - 1).astype(np.int16).view(np.uint64)
 # The symbols are residuals already: looking for further structure costs time and finds none.
-_CONFIG = ChunkConfig(
-    compression_level=8, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op()
+_CONFIG, _FINE_CONFIG = (
+    ChunkConfig(compression_level=level, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op())
+    for level in (8, 10)
 )
 _WIDTHS: dict[int, np.dtype[Any]] = {2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 
@@ -134,8 +144,8 @@ def decompress(chunk: memoryview, count: int) -> np.ndarray:
     """The `count` symbols of a chunk, in its own width."""
     width, _ = _HEAD.unpack_from(chunk)
     body = chunk[_HEAD.size :]
-    if width == _SPARSE:
-        return _scatter(body, count)
+    if width in _FEW:
+        return _joined(width, body, count)
     if width not in _WIDTHS:
         raise DamagedError(f"a symbol pool has a chunk of impossible width {width}.")
     symbols = np.empty(count, _WIDTHS[width])
@@ -150,18 +160,23 @@ def decompress(chunk: memoryview, count: int) -> np.ndarray:
     return symbols
 
 
-def _scatter(body: memoryview, count: int) -> np.ndarray:
+def _joined(form: int, body: memoryview, count: int) -> np.ndarray:
     if len(body) < _COUNT.size:
         raise DamagedError("a symbol pool has a chunk without its length.")
     (held,) = _COUNT.unpack_from(body)
     if held > count:
         raise DamagedError(f"a chunk holds {held} symbols where {count} are due.")
-    zeros, rest = split(body[_COUNT.size :])
-    values, rest = split(rest)
+    most, rest = split(body[_COUNT.size :])
+    others, rest = split(rest)
     finish(rest)
-    if any(part[0] == _SPARSE for part in (zeros, values)):
+    if most[0] in _FEW or others[0] in _FEW:
         raise DamagedError("a chunk of few symbols is made of such chunks.")
-    between, others = decompress(zeros, held + 1), decompress(values, held)
+    join = _scatter if form == _SPARSE else _unpack
+    return join(most, decompress(others, held), count)
+
+
+def _scatter(zeros: memoryview, others: np.ndarray, count: int) -> np.ndarray:
+    between = decompress(zeros, others.size + 1)
     if not (between.min() >= 0 and between.max() <= count):  # so that no sum wraps around
         raise DamagedError("a chunk of few symbols has them at impossible places.")
     ends = np.cumsum(between.astype(np.int64) + 1)
@@ -172,6 +187,21 @@ def _scatter(body: memoryview, count: int) -> np.ndarray:
     return symbols
 
 
+def _unpack(fours: memoryview, others: np.ndarray, count: int) -> np.ndarray:
+    packed = decompress(fours, -(-count // 4))
+    if not (packed.min(initial=0) >= 0 and packed.max(initial=0) < 256 and others.itemsize == 2):
+        raise DamagedError("a chunk of bytes holds something else.")
+    symbols = np.take(_BYTES[:, 0], packed.astype(np.intp))
+    marked = np.flatnonzero((packed & packed >> 1 & 0x55) != 0)
+    some = symbols[marked].view(np.int16)
+    places = some == _MARK
+    if np.count_nonzero(places) != others.size:
+        raise DamagedError(f"a chunk has {others.size} symbols for other places.")
+    some[places] = others
+    symbols[marked] = some.view(np.uint64)
+    return symbols.view(np.int16)[:count]
+
+
 def packed_size(symbols: np.ndarray) -> int:
     """Bytes that these symbols would take, to choose between two ways of coding."""
     return sum(len(compress([symbols[i : i + CHUNK]])) for i in range(0, symbols.size, CHUNK))
@@ -179,19 +209,40 @@ def packed_size(symbols: np.ndarray) -> int:
 
 def compress(parts: list[np.ndarray]) -> bytes:
     """One chunk of all these symbols."""
-    symbols = _narrow(np.concatenate(parts))
-    if np.count_nonzero(symbols) * _FEW <= symbols.size:
-        return _gather(symbols)
+    symbols = _narrow(parts[0] if len(parts) == 1 else np.concatenate(parts))
+    if _pays(_SPARSE, symbols.size, int(np.count_nonzero(symbols))):
+        places = np.flatnonzero(symbols != 0)
+        zeros = np.diff(places, prepend=-1, append=symbols.size) - 1
+        return _join(_SPARSE, _dense(_narrow(zeros)), symbols[places])
+    if symbols.itemsize == 2:
+        others = (symbols + np.int16(1)).view(np.uint16) > 2
+        if _pays(_FOURS, symbols.size, int(np.count_nonzero(others))):
+            packed = _dense(_fours(symbols, others), _FINE_CONFIG)
+            return _join(_FOURS, packed, symbols[others])
     return _dense(symbols)
 
 
-def _gather(symbols: np.ndarray) -> bytes:
-    places = np.flatnonzero(symbols)
-    zeros = np.diff(places, prepend=-1, append=symbols.size) - 1
-    body = _dense(_narrow(zeros)) + _dense(symbols[places])
-    return _HEAD.pack(_SPARSE, _COUNT.size + len(body)) + _COUNT.pack(len(places)) + body
+def _pays(form: int, size: int, others: int) -> bool:
+    return size >= _SHORT[form] and others * _FEW[form] <= size
 
 
-def _dense(symbols: np.ndarray) -> bytes:
-    packed = standalone.simple_compress(symbols, _CONFIG)
+def _fours(symbols: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Bytes (int16) of four symbols each, with a mark for the others."""
+    codes = np.ones(-(-symbols.size // 4) * 4, np.uint8)
+    np.add(symbols, 1, out=codes[: symbols.size], casting="unsafe")
+    codes[: symbols.size] |= others.view(np.uint8) * np.uint8(_MARK + 1)
+    codes &= _MARK + 1
+    packed = codes.view("<u4")
+    packed |= packed >> 6
+    packed |= packed >> 12
+    return (packed & 255).astype(np.int16)
+
+
+def _join(form: int, most: bytes, others: np.ndarray) -> bytes:
+    body = most + _dense(others)
+    return _HEAD.pack(form, _COUNT.size + len(body)) + _COUNT.pack(others.size) + body
+
+
+def _dense(symbols: np.ndarray, config: ChunkConfig = _CONFIG) -> bytes:
+    packed = standalone.simple_compress(symbols, config)
     return _HEAD.pack(symbols.dtype.itemsize, len(packed)) + packed

@@ -7,21 +7,13 @@ has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-TILE = 1 << 16  # values; a multiple of the blocks of `codecs.blocks`
-GROUP = 4  # tiles whose symbols are compressed together
+TILE = 1 << 19  # values; a multiple of the blocks of `codecs.blocks`
+ALL = slice(None)  # of a tile
 
 
 def cut(size: int) -> list[slice]:
     """The tiles of a tensor of so many values."""
     return [slice(start, min(start + TILE, size)) for start in range(0, max(1, size), TILE)]
-
-
-def groups(count: int) -> Iterator[range]:
-    """The numbers of `count` tiles, those together that are compressed together."""
-    for first in range(0, count, GROUP):
-        yield range(first, min(first + GROUP, count))
 
 
 def every(step: int, tile: slice) -> slice:

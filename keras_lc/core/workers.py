@@ -25,6 +25,9 @@ def ordered(
     workers: Executor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     """Results in the order of the items; these are taken one by one, as there is room."""
+    if THREADS == 1:  # nothing would be gained by handing over
+        yield from map(function, items)
+        return
     under_way: deque[Future[Result]] = deque()
     for item in items:
         under_way.append(workers.submit(function, item))

@@ -15,8 +15,8 @@ from keras_lc.core.streams import large
 
 from .chains import CODECS, ROOMY, Ends, bits, finite, name_of
 
-SMALL, GROUP = 256, tiles.GROUP
-SIZES = [SMALL - 1, SMALL, SMALL + 1, GROUP * SMALL, GROUP * SMALL + 1, 9 * SMALL + 7]
+SMALL = 256
+SIZES = [SMALL - 1, SMALL, SMALL + 1, 4 * SMALL, 4 * SMALL + 1, 9 * SMALL + 7]
 # rows that no tile ends with, columns longer than a tile, tensors of one tile and of none
 SHAPES = [(24, 20), (40, 33), (10, 700), (3, 3, 16, 9), (300, 5), (16, 256), (0, 3), (1,), ()]
 ROLES = [TensorSpec("m", "first_moment", "w"), TensorSpec("v", "second_moment", "w")]
@@ -104,8 +104,7 @@ def test_tiles_of_what_is_never_lossy_come_back(codec, dtype, small_tiles):
     "shape",
     [
         *[(tiles.TILE + off,) for off in (-1, 0, 1)],
-        *[(GROUP * tiles.TILE + off,) for off in (0, 1)],
-        (257, 300),
+        (725, 730),
     ],
     ids=str,
 )
@@ -342,7 +341,7 @@ def test_integers_of_no_tile_outgrow_the_lattice(
     monkeypatch.setattr(lattice, "LIMIT", limit)
     monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)
     rng = np.random.default_rng(0)
-    base, *states = moving(shape, deltas=30)
+    base, *states = moving(shape, deltas=60)
     ends, flags = Ends(base, codec, ROLES), set()
     walk = 0.0
     for state in states:
@@ -353,7 +352,8 @@ def test_integers_of_no_tile_outgrow_the_lattice(
         entry = ends.entries()["w"]
         flags.add((entry.kind, bool(entry.kind == "lattice" and entry.params[2] & 1)))
         for tile in ends.decoder.chain.tensors[ends.decoder.chain.table.index["w"]]:
-            assert np.abs(getattr(tile, "q", np.zeros(1))).max() <= lattice.LIMIT
+            q = getattr(tile, "q", None)
+            assert q is None or np.abs(q.array).max() <= q.most <= lattice.LIMIT
         assert np.abs(decoded["w"] - w).max() < 0.5
     assert {("lattice", False), ("lattice", True)} <= flags
 

@@ -114,3 +114,74 @@ def test_the_drift_of_rows_and_columns_is_cheap():
         live = live * np.exp(rng.normal(size=300)).astype(np.float32)
         assert_second(ends.send({"v": live})["v"], live)
         assert ends.size < live.size / 16  # half a bit a value
+
+
+def middle(power):
+    """The float in the middle of a quarter octave."""
+    return np.ldexp(1 + (power % 4) / 4 + 1 / 8, power // 4)
+
+
+@given(
+    st.sampled_from([(30,), (8, 300), (20, 24)]),
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 30]), st.sampled_from([0, 1, 40]), st.booleans()),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 2**32),
+)
+@examples(150)
+def test_values_are_what_the_format_says_of_levels_rows_and_columns(shape, deltas, seed):
+    rng, matrix, size = np.random.default_rng(seed), view(shape), int(np.prod(shape))
+    level, axes = np.zeros(size, int), np.zeros(matrix.sides, int)
+    tile = slice(0, size)
+    state = second.blank(matrix, tile, np.dtype(np.float64))
+    for drift, farthest, zeros in deltas:
+        moved = rng.integers(-farthest, farthest + 1, size)
+        moved[level == second.ZERO] -= second.ZERO * zeros  # back from zero
+        if zeros:
+            moved[::7] = second.ZERO - level[::7]
+        turned = rng.integers(-drift, drift + 1, matrix.sides)
+        level, axes = level + moved, axes + turned
+        level[level < second.ZERO // 2] = second.ZERO
+        moved = level - (state.level.astype(int))
+        state = second.advance(
+            state, matrix, tile, 1.5, turned.astype(np.int16), moved.astype(np.int16)
+        )
+        rows = np.repeat(axes[: matrix.rows], matrix.columns) if matrix else axes[0]
+        columns = np.tile(axes[matrix.rows :], matrix.rows) if matrix else 0
+        expected = np.where(
+            level == second.ZERO, 0, 1.5 * middle(second.CELL * level + rows + columns)
+        )
+        assert np.array_equal(state.level, level)
+        assert np.array_equal(state.value(), expected)
+        out = np.empty(size)
+        state.fill(out)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("moves", [[2**11, 0], [-(2**11), 0], [2**15 - 1, 1], [0, -(2**14) + 1]])
+def test_levels_beyond_all_numbers_are_refused(moves):
+    state = second.blank(view((2,)), slice(0, 2), np.dtype(np.float32))
+    with pytest.raises(DamagedError):
+        second.advance(
+            state, view((2,)), slice(0, 2), 1.0, np.zeros(1, np.int16), np.array(moves, np.int16)
+        )
+
+
+@pytest.mark.parametrize("drift", [2**14, -(2**14), -(2**15)])
+def test_rows_beyond_all_numbers_are_refused(drift):
+    state = second.blank(view((2,)), slice(0, 2), np.dtype(np.float32))
+    axes, nothing = np.array([drift], np.int16), np.zeros(2, np.int16)
+    with pytest.raises(DamagedError):
+        second.advance(state, view((2,)), slice(0, 2), 1.0, axes, nothing)
+    with pytest.raises(DamagedError):
+        second.start(np.ones(2, np.float32), axes, view((2,)), slice(0, 2))
+
+
+def test_rows_that_carry_values_beyond_all_numbers_are_refused():
+    state, one = second.blank(view((1,)), slice(0, 1), np.dtype(np.float64)), np.ones(1, np.int16)
+    for drift in (16_000, 383, -300):
+        state = second.advance(state, view((1,)), slice(0, 1), 1.0, drift * one, 0 * one)
+    with pytest.raises(DamagedError):
+        second.advance(state, view((1,)), slice(0, 1), 1.0, 300 * one, one)

@@ -15,15 +15,15 @@ from keras_lc.errors import CheckpointError, DamagedError, MismatchError
 
 from .chains import examples, forge, pack, seal
 
-TILE, GROUP = 256, tiles.GROUP
-SIZE = 2 * GROUP * TILE + TILE + 9  # chunks of four tiles, of four, and of two
-ENDS = [GROUP * TILE, 2 * GROUP * TILE, SIZE]
+TILE = 256
+SIZE = 8 * TILE + 9
+ENDS = [*range(TILE, SIZE, TILE), SIZE]
 ROLES = [TensorSpec("m", "first_moment", "w"), TensorSpec("v", "second_moment", "w")]
 BASE = {
-    "few": np.linspace(-1, 1, 9, dtype=np.float32),
+    "few": np.linspace(-1, 1.1, 9, dtype=np.float32),
     "m": np.linspace(-1, 1, SIZE, dtype=np.float32),
     "v": np.linspace(0.5, 2, SIZE, dtype=np.float32),
-    "w": np.linspace(-2, 2, SIZE, dtype=np.float32),
+    "w": np.linspace(-2, 2.1, SIZE, dtype=np.float32),
 }
 NAMES = list(BASE)
 KINDS = {
@@ -124,7 +124,7 @@ def test_chunks_that_are_missing_or_surplus_are_refused(kind, zeros):
         [*ENDS, SIZE + 1000],
         [*ENDS[:-1], SIZE - 1],
         [*ENDS[:-1], SIZE + 1],
-        [*range(TILE, SIZE, TILE), SIZE],
+        [*range(2 * TILE, SIZE, 2 * TILE), SIZE],
     ):
         refused(alone(kind, good(kind) | {pool: chunks(symbols, ends)}))
     for data in (b"", b"\0", good(kind)[pool][:-1], good(kind)[pool] + b"\0"):
@@ -227,7 +227,7 @@ def test_random_chunks_are_refused_or_read(kind, at, data):
 def deltas(codec):
     """A base of a few small tiles, and a delta over it."""
     rng = np.random.default_rng(0)
-    shapes = {"w": (GROUP * TILE + 9,), "few": (9,), "k": (30, 40)}
+    shapes = {"w": (4 * TILE + 9,), "few": (9,), "k": (30, 40)}
     base, state, roles = {}, {}, []
     for name, shape in shapes.items():
         w, g = 0.2 * rng.normal(size=shape), rng.normal(size=shape)

@@ -103,10 +103,20 @@ def test_random_chunks_never_crash(width, body):
         assert pool.take(10, np.dtype(np.int64)).size == 10
 
 
-def sparse(held, zeros, values, surplus=b""):
+def joined(form, held, most, others, surplus=b""):
+    """A chunk of two chunks."""
+    body = held.to_bytes(4, "little") + most + others + surplus
+    return bytes([form]) + len(body).to_bytes(4, "little") + body
+
+
+def sparse(*parts):
     """A chunk of a few symbols and of the zeros before each."""
-    body = held.to_bytes(4, "little") + zeros + values + surplus
-    return b"\0" + len(body).to_bytes(4, "little") + body
+    return joined(0, *parts)
+
+
+def fours(*parts):
+    """A chunk of bytes that hold four symbols, and of those that no byte can hold."""
+    return joined(1, *parts)
 
 
 def gaps(*zeros, dtype=np.int64):
@@ -126,7 +136,7 @@ def refused(data, total=100):
 
 @given(
     st.sampled_from(DTYPES),
-    st.integers(1, 5000),
+    st.integers(4000, 6000),
     st.integers(0, 2**32),
     st.sampled_from([0, 1, 30, 31, 32, 33, 40]),
 )
@@ -138,18 +148,46 @@ def test_few_symbols_among_zeros_come_back(dtype, size, seed, share):
     info = np.iinfo(dtype)
     whole[places] = rng.choice([1, -1, info.min, info.max], len(places))
     data = pack(whole)
-    assert (data[0] == 0) == (np.count_nonzero(whole) * 32 <= size)
+    assert (data[0] == 0) == (size >= 4096 and np.count_nonzero(whole) * 32 <= size)
     pool = reader(data, size)
     assert np.array_equal(pool.take(size, whole.dtype), whole)
     pool.finish()
 
 
+@given(
+    st.integers(1 << 16, (1 << 16) + 9),
+    st.integers(0, 2**32),
+    st.sampled_from([0, 30, 62, 63, 70]),
+    st.sampled_from(DTYPES),
+)
+@examples(40)
+def test_small_symbols_come_back(size, seed, share, dtype):
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(-1, 2, size).astype(dtype)
+    places = rng.permutation(size)[: size * share // 1000]
+    whole[places] = rng.choice([2, -2, 7, -(2**15), 2**15 - 1], places.size)
+    data = pack(whole)
+    assert (data[0] == 1) == (places.size * 16 <= size)
+    pool = reader(data, size)
+    assert np.array_equal(pool.take(size, whole.dtype), whole)
+    pool.finish()
+
+
+def test_small_symbols_take_hardly_more_than_their_entropy():
+    rng = np.random.default_rng(0)
+    whole = np.rint(0.45 * rng.normal(size=CHUNK)).astype(np.int16)
+    shares = np.unique(whole, return_counts=True)[1] / CHUNK
+    entropy = -(shares * np.log2(shares)).sum() * CHUNK / 8
+    assert pack(whole)[0] == 1
+    assert entropy < len(pack(whole)) < 1.02 * entropy
+
+
 @pytest.mark.parametrize("places", [[], [0], [-1], [0, 1, 2], [0, -1], [500, 501]])
 def test_few_symbols_may_be_anywhere(places):
-    whole = np.zeros(1000, np.int16)
+    whole = np.zeros(4096, np.int16)
     whole[places] = 7
     assert pack(whole)[0] == 0
-    assert np.array_equal(reader(pack(whole), 1000).take(1000, whole.dtype), whole)
+    assert np.array_equal(reader(pack(whole), 4096).take(4096, whole.dtype), whole)
 
 
 def test_zeros_take_next_to_nothing():
@@ -200,6 +238,43 @@ def test_a_hostile_chunk_of_few_symbols_is_refused(data):
     refused(data)
 
 
+# 0, -1, 1, other; other, 0, and what is left
+BYTES, OTHERS = gaps(0b11_10_00_01, 0b01_01_01_11, dtype=np.int16), gaps(9, -700, dtype=np.int16)
+
+
+def test_the_forger_can_make_a_good_chunk_of_fours():
+    for total in (6, 7, 8):
+        found = reader(fours(2, BYTES, OTHERS), total).take(total, np.dtype(np.int32))
+        assert found.tolist() == [0, -1, 1, 9, -700, 0, 0, 0][:total]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        fours(2, b"", b""),
+        fours(2, BYTES, b""),
+        fours(2, BYTES, OTHERS, b"\0"),
+        fours(1, BYTES, gaps(9, dtype=np.int16)),
+        fours(3, BYTES, gaps(9, 9, 9, dtype=np.int16)),
+        fours(1, BYTES, OTHERS),
+        fours(2, BYTES, gaps(9, -700, dtype=np.int32)),
+        fours(2, gaps(0b11_10_00_01, dtype=np.int16), OTHERS),
+        fours(2, gaps(0b11_10_00_01, 0b01_01_01_11, 0, dtype=np.int16), OTHERS),
+        fours(2, gaps(0b11_10_00_01, 256 + 0b01_01_01_11, dtype=np.int16), OTHERS),
+        fours(2, gaps(0b11_10_00_01, 0b01_01_01_11 - 256, dtype=np.int16), OTHERS),
+        fours(2, gaps(0b11_10_00_01, 2**63 - 1), OTHERS),
+        fours(2**32 - 1, BYTES, OTHERS),
+        fours(2, fours(0, BYTES, OTHERS), OTHERS),
+        fours(2, sparse(0, gaps(2), gaps()), OTHERS),
+        fours(2, BYTES, sparse(0, gaps(2), gaps())),
+        fours(2, b"\3" + BYTES[1:], OTHERS),
+    ],
+)
+def test_a_hostile_chunk_of_fours_is_refused(data):
+    for total in (6, 8):
+        refused(data, total)
+
+
 def test_every_truncation_of_a_chunk_of_few_symbols_is_damage():
     data = sparse(3, gaps(2, 0, 94, 1), gaps(7, -8, 9))
     for length in range(len(data)):
@@ -210,8 +285,8 @@ def test_every_truncation_of_a_chunk_of_few_symbols_is_damage():
 
 def test_changed_bytes_of_a_chunk_of_few_symbols_never_crash():
     rng = np.random.default_rng(2)
-    whole = np.zeros(4000, np.int32)
-    whole[rng.permutation(4000)[:60]] = rng.integers(-9000, 9000, 60)
+    whole = np.zeros(4100, np.int32)
+    whole[rng.permutation(4100)[:60]] = rng.integers(-9000, 9000, 60)
     data = pack(whole)
     assert data[0] == 0
     tracemalloc.start()
@@ -220,7 +295,7 @@ def test_changed_bytes_of_a_chunk_of_few_symbols_never_crash():
             damaged = bytearray(data)
             damaged[position] = value
             with suppress(DamagedError):
-                assert reader(bytes(damaged), 4000).take(4000, whole.dtype).size == 4000
+                assert reader(bytes(damaged), 4100).take(4100, whole.dtype).size == 4100
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 22

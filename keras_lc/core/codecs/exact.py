@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_lc.core.floats import is_float
 from keras_lc.core.streams import packed_size
+from keras_lc.core.tiles import ALL
 
 _UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -25,8 +26,11 @@ class Exact:
 
     array: np.ndarray  # flat, owned
 
-    def value(self, part: slice | None = None) -> np.ndarray:
-        return self.array if part is None else self.array[part]
+    def value(self, part: slice = ALL) -> np.ndarray:
+        return self.array if part == ALL else self.array[part]
+
+    def fill(self, out: np.ndarray) -> None:
+        out[:] = self.array
 
 
 def width(dtype: np.dtype[Any]) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from keras_lc.core.codecs.outer import Outer
 from keras_lc.core.codecs.second import LogLevel
 from keras_lc.core.floats import largest, positive_range, real_dtype
+from keras_lc.core.tiles import ALL
 from keras_lc.errors import DamagedError
 
 _MOST = (1 << 15) - 1  # integers are no larger
@@ -38,19 +39,30 @@ class Scaled:
         """Whether it is zero because there are no outer products."""
         return isinstance(self.factors, Outer) and self.factors.scale.rank == 0
 
-    def value(self) -> np.ndarray:
-        real = real_dtype(self.dtype)
-        out = self.integers().astype(real)
-        out *= real.type(self.unit)
-        if self.scale is not None:
-            out *= np.sqrt(self.scale.value().astype(real, copy=False))
+    def value(self, part: slice = ALL) -> np.ndarray:
+        integers = self.integers()[part]
+        out = np.empty(integers.size, real_dtype(self.dtype))
+        self._place(integers, part, out)
         return out.astype(self.dtype, copy=False)
 
+    def fill(self, out: np.ndarray) -> None:
+        if out.dtype == real_dtype(out.dtype):
+            self._place(self.integers(), ALL, out)
+        else:
+            out[:] = self.value()
 
-def ratio(m: np.ndarray, scale: Any, part: slice | None = None) -> np.ndarray:
+    def _place(self, integers: np.ndarray, part: slice, out: np.ndarray) -> None:
+        real = out.dtype
+        np.multiply(integers, real.type(self.unit), out=out, dtype=real, casting="same_kind")
+        if self.scale is not None:
+            root = self.scale.value(part).astype(real, copy=False)
+            out *= np.sqrt(root, out=root) if isinstance(self.scale, LogLevel) else np.sqrt(root)
+
+
+def ratio(m: np.ndarray, scale: Any, part: slice = ALL) -> np.ndarray:
     """A tile of a first moment, or some of its values, in units of the root of the second one:
     flat and of a real dtype."""
-    real, some = real_dtype(m.dtype), m if part is None else m[part]
+    real, some = real_dtype(m.dtype), m[part]
     if scale is None:
         return some.astype(real)
     root = np.sqrt(scale.value(part).astype(real, copy=False))

@@ -13,7 +13,6 @@ number of deltas, the error is that of the last one alone. It moves `q` by the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +21,16 @@ import numpy as np
 from keras_lc.core.codecs import outer
 from keras_lc.core.codecs.outer import Outer, Scale
 from keras_lc.core.floats import largest, real_dtype
+from keras_lc.core.integers import Integers
 from keras_lc.core.matrix import Matrix
+from keras_lc.core.tiles import ALL
 from keras_lc.errors import DamagedError
 
 LIMIT = 1 << 23  # up to here q is exact in float32; beyond it start again from the value
 FINE = 4  # movements are rounded to 2**-FINE of the step
 FAR = 3
 LEAD = 0.1
+_WHOLE = 8
 _EXPONENTS = range(-1060, 1000)
 
 
@@ -36,26 +38,48 @@ _EXPONENTS = range(-1060, 1000)
 class Lattice:
     """A tile as integers on a lattice around an anchor.
 
-    `anchor` is flat and of the tensor's dtype, `q` int32 of the same size; `exponent` is that
-    of the last step, None before the first.
+    `anchor` is flat and of the tensor's dtype, `top` its largest absolute value; `q`, of the
+    same size, is None where all of it is zero, and then any unit serves. `exponent` is that of
+    the last step, None before the first.
     """
 
     anchor: np.ndarray
-    unit: int
-    q: np.ndarray
+    top: float
+    unit: int = 0
+    q: Integers | None = None
     exponent: int | None = None
 
-    def position(self) -> np.ndarray:
-        """The point on the lattice, in float32 (float64 for a float64 tensor)."""
-        real = real_dtype(self.anchor.dtype)
-        out = self.q.astype(real)
-        out *= _power(self.unit, real)
-        out += self.anchor
+    def position(self, part: slice = ALL) -> np.ndarray:
+        """The point on the lattice, or some of its values, in float32 (float64 for a float64
+        tensor)."""
+        anchor = self.anchor[part]
+        out = np.empty(anchor.size, real_dtype(anchor.dtype))
+        self._place(part, out)
         return out
 
-    def value(self) -> np.ndarray:
+    def _place(self, part: slice, out: np.ndarray) -> None:
+        if self.q is None:
+            out[:] = self.anchor[part]
+        else:
+            power = _power(self.unit, out.dtype)
+            np.multiply(self.q.array[part], power, out=out, dtype=out.dtype)
+            out += self.anchor[part]
+
+    def value(self, part: slice = ALL) -> np.ndarray:
         """The position, rounded to the dtype."""
-        return self.position().astype(self.anchor.dtype, copy=False)
+        return self.position(part).astype(self.anchor.dtype, copy=False)
+
+    def fill(self, out: np.ndarray) -> None:
+        """Write the value to an array."""
+        if out.dtype == real_dtype(out.dtype):
+            self._place(ALL, out)
+        else:
+            out[:] = self.position()
+
+    @property
+    def reach(self) -> float:
+        """How far values are from their anchors, at most."""
+        return float(np.ldexp(self.q.most, self.unit)) if self.q else 0.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +115,8 @@ class Step:
 
 
 def start(value: np.ndarray) -> Lattice:
-    """A lattice around a value; as long as all of q is zero, any unit serves."""
-    return Lattice(value, 0, np.zeros(value.size, np.int32))
+    """A lattice around a value."""
+    return Lattice(value, largest(value))
 
 
 def choose_exponent(step: float, farthest: float, real: np.dtype[Any]) -> int:
@@ -105,43 +129,37 @@ def choose_exponent(step: float, farthest: float, real: np.dtype[Any]) -> int:
     return min(max(exponent, _EXPONENTS[0] + FINE), _EXPONENTS[-1])
 
 
-def reach(tiles: Iterable[Any]) -> float:
-    """How far the values of a tensor are from their anchors."""
-    ways = [np.ldexp(largest(s.q), s.unit) for s in tiles if isinstance(s, Lattice)]
-    return float(max(ways, default=0.0))
-
-
 @dataclass
 class Survey:
     """What has to be known of all tiles before the first of them is coded."""
 
-    reach: float  # from their anchors, so far
+    reach: float = 0.0  # of the values from their anchors
     largest: float = 0.0  # absolute value of the targets
-    farthest: float = 0.0  # way to them
+    farthest: float = 0.0  # bound of the way to them
     moment: float = 0.0  # absolute value of the integers that the movement may follow
     finest: int = _EXPONENTS[-1]  # unit of the tiles
     exponent: int | None = None  # of the step before
 
-    def look(self, target: np.ndarray, tile: Lattice, moment: np.ndarray | None) -> np.ndarray:
-        """Take in a tile, its target in a real dtype; the way there."""
-        residual: np.ndarray = target - tile.position()
+    def look(self, target: np.ndarray, tile: Lattice, moment: np.ndarray | None) -> None:
+        """Take in a tile and its target, in a real dtype."""
         self.exponent = tile.exponent
-        if tile.exponent is not None:
+        self.reach = max(self.reach, tile.reach)
+        if tile.q is not None:
             self.finest = min(self.finest, tile.unit)
         if moment is not None:
             self.moment = max(self.moment, largest(moment))
-        self.largest = float(np.maximum(self.largest, largest(target)))
-        self.farthest = float(np.maximum(self.farthest, largest(residual)))
-        return residual
+        top = largest(target)
+        way = target.dtype.type(top + tile.top + tile.reach)  # infinite beyond its range
+        self.largest = float(np.maximum(self.largest, top))
+        self.farthest = float(np.maximum(self.farthest, way))
 
     def settle(self, step: Step, way: float) -> Step | None:
         """The step, with a new anchor if it must be; None where its integers would be too
         large. `way` bounds the movement of a value in units of the step."""
         if not (np.isfinite(self.farthest) and way <= LIMIT // 4):
             return None
-        distance = float(np.ldexp(way, step.unit))
-        rebase = np.ldexp(self.reach + distance, -min(step.unit, self.finest)) > LIMIT
-        self.reach = distance if rebase else self.reach + distance
+        distance = self.reach + float(np.ldexp(way, step.unit))
+        rebase = np.ldexp(distance, -min(step.unit, self.finest)) > LIMIT
         return replace(step, rebase=bool(rebase))
 
 
@@ -163,11 +181,14 @@ def follow(
 
 def correct(target: np.ndarray, tile: Lattice, step: Step, moment: np.ndarray | None) -> np.ndarray:
     """The corrections of one tile after `follow`."""
-    residual = target - tile.position()
-    if step.beta and moment is not None:
-        _subtract(residual, _predict(moment, step.beta, residual.dtype), step.unit)
-    residual /= _power(step.exponent, residual.dtype)
-    return np.rint(residual, out=residual).astype(np.int32)
+    before = start(tile.value()) if step.rebase else tile
+    unit, ahead = _ahead(before, step, _ways(step, moment, None, ALL, target.dtype))
+    residual = target - before.anchor
+    residual /= _power(unit, residual.dtype)
+    if ahead is not None:
+        residual -= ahead.array
+    residual *= _power(unit - step.exponent, residual.dtype)
+    return Integers.of(np.rint(residual, out=residual)).array
 
 
 def approximate(
@@ -245,26 +266,46 @@ def advance(
         factors: the outer products of the whole tensor.
         tile: which piece of the tensor this is.
     """
+    if step.beta and moment is None:
+        raise DamagedError("a lattice step is predicted from a moment that is not there.")
     if step.rebase:
         state = start(state.value())
-    before = state.unit if state.q.any() else step.unit
+    ways = _ways(step, moment, factors, tile, real_dtype(state.anchor.dtype))
+    if k is not None:
+        ways.append((Integers.of(k), FINE))
+    unit, q = _ahead(state, step, ways)
+    return replace(state, unit=unit, q=q, exponent=step.exponent)
+
+
+Way = tuple[Integers, int]  # in units of the step times a power of two, and its exponent
+
+
+def _ways(
+    step: Step,
+    moment: np.ndarray | None,
+    factors: Outer | None,
+    tile: slice,
+    real: np.dtype[Any],
+) -> list[Way]:
+    """The movement of a tile, but for the corrections."""
+    ways = []
+    if step.beta and moment is not None:
+        ways.append(_predict(moment, step.beta, real))
+    if factors is not None:
+        ways.append(_scaled(factors, tile, step.unit))
+    return [(Integers.of(way), 0) for way in ways]
+
+
+def _ahead(state: Lattice, step: Step, ways: list[Way]) -> tuple[int, Integers | None]:
+    """The unit and the integers of a tile after a movement."""
+    before = state.unit if state.q else step.unit
     finer, coarser = max(0, before - step.unit), max(0, step.unit - before)
     if max(finer, coarser) > LIMIT.bit_length():
         raise DamagedError(f"a lattice step of 2**{step.exponent} is too far from the last.")
-    ways = []
-    if step.beta:
-        if moment is None:
-            raise DamagedError("a lattice step is predicted from a moment that is not there.")
-        ways.append(_predict(moment, step.beta, real_dtype(state.anchor.dtype)))
-    if factors is not None:
-        ways.append(_scaled(factors, tile, step.unit))
-    q = state.q << finer if k is None else np.left_shift(k, FINE + coarser, dtype=np.int32)
-    if k is not None:
-        q += state.q << finer if finer else state.q
-    for way in ways:
-        integers = way.astype(np.int32)
-        q += integers << coarser if coarser else integers
-    return Lattice(state.anchor, before - finer, q, step.exponent)
+    parts = [(way, exponent + coarser) for way, exponent in ways]
+    if state.q:
+        parts.append((state.q, finer))
+    return before - finer, Integers.total(parts)
 
 
 @dataclass(frozen=True)
@@ -291,10 +332,13 @@ class Jump:
 
 def jump(state: Lattice, jump: Jump, way: np.ndarray) -> Lattice:
     """The state of a tile after several deltas, `way` being the sum of their movements."""
-    finer = state.unit - jump.unit if state.q.any() else 0
+    finer = state.unit - jump.unit if state.q else 0
     if not 0 <= finer <= LIMIT.bit_length():
         raise DamagedError(f"a way in units of 2**{jump.unit} is too far from the last.")
-    return Lattice(state.anchor, jump.unit, (state.q << finer) + way, jump.exponent)
+    parts = [(Integers.of(way), 0)]
+    if state.q:
+        parts.append((state.q, finer))
+    return replace(state, unit=jump.unit, q=Integers.total(parts), exponent=jump.exponent)
 
 
 def way(before: Lattice, after: Lattice, jump: Jump) -> np.ndarray:
@@ -304,7 +348,9 @@ def way(before: Lattice, after: Lattice, jump: Jump) -> np.ndarray:
 
 
 def _fine(state: Lattice, unit: int) -> np.ndarray:
-    return state.q << (state.unit - unit) if state.q.any() else state.q
+    if state.q is None:
+        return np.zeros(state.anchor.size, np.int32)
+    return state.q.array.astype(np.int32) << (state.unit - unit)
 
 
 def _power(exponent: int, real: np.dtype[Any]) -> Any:
@@ -328,12 +374,19 @@ def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> flo
     if not along * along > 0.02 * energy * float(residual @ residual):
         return 0.0
     beta = along / energy / float(_power(exponent - FINE, residual.dtype))
-    return float(f"{beta:.3g}") if abs(beta) < LIMIT // 2 else 0.0
+    if not abs(beta) < LIMIT // 2:
+        return 0.0
+    # products of integers are faster, and near enough
+    whole = moment.dtype.kind == "i" and abs(beta) >= _WHOLE
+    return float(np.rint(beta)) if whole else float(f"{beta:.3g}")
 
 
 def _predict(moment: np.ndarray, beta: float, real: np.dtype[Any]) -> np.ndarray:
-    """Whole numbers of lattice units, in `real`."""
-    return _whole(moment.astype(real), beta, largest(moment))
+    """Whole numbers of lattice units."""
+    most = largest(moment)
+    if moment.dtype.kind == "i" and beta == int(beta) and most * abs(beta) < 1 << 15:
+        return np.multiply(moment, int(beta), dtype=np.int16)
+    return _whole(moment.astype(real), beta, most)
 
 
 def _scaled(factors: Outer, tile: slice, unit: int) -> np.ndarray:

@@ -15,79 +15,108 @@ arithmetic (1e-38 in float32), far under any epsilon, it counts as that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.core.matrix import Matrix
-from keras_lc.core.tiles import TILE, cut
+from keras_lc.core.tiles import ALL, TILE, cut
 from keras_lc.errors import DamagedError
 
 CELL = 8  # quarter octaves
 ZERO = -(1 << 14)  # the level of an exact zero
+_NOTHING = -(1 << 15)  # its power
+_MOST = (1 << 14) - 1  # no other power is larger
 _LARGEST_FACTOR = 64
-_NEAR = range(-7, 7)  # offsets, in quarter octaves, that leave a level alone
+_NEAR = range(-7, 8)  # offsets, in quarter octaves, that leave a level alone
+_SHIFT = CELL.bit_length() - 1
 
 
 @dataclass(frozen=True)
 class LogLevel:
-    """A tile of a second moment as levels around rows and columns; all int16, `level` flat."""
+    """A tile of a second moment.
 
-    level: np.ndarray
-    axes: np.ndarray  # all rows, then all columns
+    `power` (int16, flat) is four times the logarithm of its values to base 2, but for the
+    factor: `CELL` times the level, plus row, plus column. `span` bounds it, `axes` are all
+    rows, then all columns.
+    """
+
+    power: np.ndarray
+    span: tuple[int, int]
+    axes: np.ndarray
     view: Matrix
     tile: slice
     factor: float
     dtype: np.dtype[Any]
 
-    @cached_property
+    @property
+    def zeros(self) -> bool:
+        """Whether there are exact zeros."""
+        return self.span[0] == _NOTHING
+
+    @property
+    def level(self) -> np.ndarray:
+        """The levels (int16)."""
+        level: np.ndarray = (self.power - spread(self.axes, self.view, self.tile)) >> _SHIFT
+        if self.zeros:
+            level[self.power == _NOTHING] = ZERO
+        return level
+
+    def under(self, drift: np.ndarray) -> LogLevel:
+        """The same levels around axes that have moved by so much."""
+        if not drift.any():
+            return self
+        most, low, high = _most(drift, self.view), *self.span
+        _most(axes := self.axes + drift, self.view)
+        power = spread(drift, self.view, self.tile)
+        power += self.power
+        if self.zeros:
+            power[self.power == _NOTHING] = _NOTHING
+            span = low, high + most
+        else:
+            span = max(low - most, _NOTHING + 1), high + most
+        return replace(self, power=power, span=span, axes=axes)
+
+    @property
     def ends(self) -> tuple[float, float] | None:
         """Bounds of the values but for the factor; None where they may be zero, or beyond what
         is normal in the dtype."""
-        if not self.level.size:
-            return None
-        sides = [self.level, self.axes[: self.view.rows], self.axes[self.view.rows :]]
-        low = sum(
-            int(side.min()) * scale
-            for side, scale in zip(sides, (CELL, 1, 1), strict=True)
-            if side.size
-        )
-        high = sum(
-            int(side.max()) * scale
-            for side, scale in zip(sides, (CELL, 1, 1), strict=True)
-            if side.size
-        )
         smallest, largest = positive_range(self.dtype)
         smallest = max(smallest, float(np.finfo(real_dtype(self.dtype)).tiny))
         with np.errstate(over="ignore"):
-            ends = float(np.ldexp(1.0, low // 4)), float(np.ldexp(1.0, high // 4 + 1))
-        within = smallest * _LARGEST_FACTOR < ends[0] and ends[1] < largest / _LARGEST_FACTOR
-        return ends if within else None
+            low, high = np.ldexp(1.0, self.span[0] // 4), np.ldexp(1.0, self.span[1] // 4 + 1)
+        within = smallest * _LARGEST_FACTOR < low and high < largest / _LARGEST_FACTOR
+        return (float(low), float(high)) if within else None
 
-    def value(self, part: slice | None = None) -> np.ndarray:
+    def value(self, part: slice = ALL) -> np.ndarray:
         """The values, or some of them, not below the smallest positive number of the dtype
         unless zero."""
-        real, part = real_dtype(self.dtype), slice(None) if part is None else part
-        if self.ends is None:
-            power = self.level.astype(np.int32)
-            power *= CELL
-            power += spread(self.axes, self.view, self.tile)
-            out = _middle(power, real)[part]
-            out *= real.type(self.factor)
-            np.clip(out, *positive_range(self.dtype), out=out)
-            out[self.level[part] == ZERO] = 0
-        else:  # the same in fewer operations, since nothing leaves its range
-            integer, shift, one = _image(real)
-            image = self.level * np.int16(2 * CELL)
-            axes = 2 * self.axes
-            axes[: self.view.rows] += 2 * one + 1
-            image += spread(axes, self.view, self.tile)
-            out = (image[part].astype(integer) << integer(shift - 1)).view(real)
-            out *= real.type(self.factor)
+        power = self.power[part]
+        out = np.empty(power.size, real_dtype(self.dtype))
+        self._place(power, out)
         return out.astype(self.dtype, copy=False)
+
+    def fill(self, out: np.ndarray) -> None:
+        """Write the values to an array."""
+        if out.dtype == real_dtype(out.dtype):
+            self._place(self.power, out)
+        else:
+            out[:] = self.value()
+
+    def _place(self, power: np.ndarray, out: np.ndarray) -> None:
+        factor = out.dtype.type(self.factor)
+        if self.ends is None:
+            out[:] = _middle(power.astype(np.int32), out.dtype)
+            out *= factor
+            np.clip(out, *positive_range(self.dtype), out=out)
+            out[power == _NOTHING] = 0
+        else:  # the same in fewer operations, since nothing leaves its range
+            integer, shift, one = _image(out.dtype)
+            image = np.left_shift(power, shift, out=out.view(integer), dtype=integer)
+            image += integer((2 * one + 1) << (shift - 1))
+            out *= factor
 
 
 def spread(axes: np.ndarray, view: Matrix, tile: slice) -> np.ndarray:
@@ -102,15 +131,16 @@ def spread(axes: np.ndarray, view: Matrix, tile: slice) -> np.ndarray:
 
 def start(v: np.ndarray, axes: np.ndarray, view: Matrix, tile: slice) -> LogLevel:
     """Exact values (flat) of a tile around given axes; integer arithmetic only."""
-    lowest = float(v.min(initial=np.inf))
-    level = _level(_quarters(v, lowest) - spread(axes, view, tile), v, lowest)
-    return LogLevel(level, axes, view, tile, 1.0, v.dtype)
+    _most(axes, view)
+    sides = spread(axes, view, tile)
+    level = _level(_quarters(v, float(v.min(initial=np.inf))) - sides, v)
+    return _around(level, axes, view, tile, 1.0, v.dtype)
 
 
 def blank(view: Matrix, tile: slice, dtype: np.dtype[Any]) -> LogLevel:
     """A tile of which nothing is known yet: all levels are zero, and rows and columns."""
-    level = np.zeros(tile.stop - tile.start, np.int16)
-    return LogLevel(level, np.zeros(view.sides, np.int16), view, tile, 1.0, dtype)
+    power, axes = np.zeros(tile.stop - tile.start, np.int16), np.zeros(view.sides, np.int16)
+    return LogLevel(power, (0, 0), axes, view, tile, 1.0, dtype)
 
 
 def moves(
@@ -131,19 +161,23 @@ def moves(
         tile: which piece of the tensor this is.
         levels: False to have the values of a matrix follow their row and column alone.
     """
-    old = (before if isinstance(before, LogLevel) else start(before, axes, view, tile)).level
-    if levels or not view:
-        lowest = float(v.min(initial=np.inf))
-        offset = _quarters(v, lowest)
-        offset -= spread(axes, view, tile)
-        level = _level(offset, v, lowest)
-        wide = old.astype(np.int32)
-        wide *= CELL
-        offset -= wide
-        leaves = (offset < _NEAR[0]) | (offset > _NEAR[-1])
-        moved: np.ndarray = (level - old) * leaves
-        return moved
-    return np.where(v == 0, np.int16(ZERO), np.int16(0)) - old
+    old = start(before, axes, view, tile) if isinstance(before, np.ndarray) else before
+    old = old.under(axes - old.axes)
+    lowest = float(v.min(initial=np.inf))
+    offset = _quarters(v, lowest)
+    if not levels and view:
+        moved: np.ndarray = np.where(v == 0, np.int16(ZERO), np.int16(0)) - old.level
+    elif old.zeros or not lowest > 0:
+        wide = offset - spread(axes, view, tile).astype(np.int32)
+        level = _level(wide, v)
+        wide -= old.level.astype(np.int32) << _SHIFT
+        moved = np.where((wide < _NEAR[0]) | (wide > _NEAR[-1]), level - old.level, np.int16(0))
+    else:
+        offset -= old.power
+        moved = np.zeros(offset.size, np.int16)
+        leaves = np.flatnonzero((offset - np.int16(_NEAR[0])).view(np.uint16) >= len(_NEAR))
+        moved[leaves] = (offset[leaves] + np.int16(CELL // 2)) >> _SHIFT
+    return moved
 
 
 def advance(
@@ -157,18 +191,53 @@ def advance(
     """The state of a tile after a delta; `before` are levels, or exact values (flat)."""
     if not 1 / _LARGEST_FACTOR <= factor <= _LARGEST_FACTOR:
         raise DamagedError(f"a second moment with a factor of {factor} is impossible.")
-    if isinstance(before, LogLevel):
-        axes = before.axes + axes
-    else:
-        before = start(before, axes, view, tile)
-    return LogLevel(before.level + moves, axes, view, tile, factor, before.dtype)
+    if not isinstance(before, LogLevel):
+        before, axes = start(before, axes, view, tile), np.zeros_like(axes)
+    old = before.under(axes)
+    farthest = CELL * int(largest(moves))
+    if old.zeros or farthest + max(map(abs, old.span)) > _MOST:
+        level = old.level.astype(np.int32) + moves
+        return _around(level, old.axes, view, tile, factor, old.dtype)
+    power = moves << _SHIFT
+    power += old.power
+    return replace(old, power=power, span=_span(power), factor=factor)
 
 
-def _level(offset: np.ndarray, v: np.ndarray, lowest: float) -> np.ndarray:
-    """The levels (int16) of values at an offset from row and column, in quarter octaves."""
-    level = ((offset + CELL // 2) >> (CELL.bit_length() - 1)).astype(np.int16)
-    if not lowest > 0:
-        level[v == 0] = ZERO
+def _around(
+    level: np.ndarray,
+    axes: np.ndarray,
+    view: Matrix,
+    tile: slice,
+    factor: float,
+    dtype: np.dtype[Any],
+) -> LogLevel:
+    """Levels (int32) around rows and columns."""
+    power = CELL * level + spread(axes, view, tile)
+    zero = level == ZERO
+    power[zero] = 0
+    if largest(power) > _MOST:
+        raise DamagedError("the levels of a second moment are beyond all numbers.")
+    power = power.astype(np.int16)
+    power[zero] = _NOTHING
+    return LogLevel(power, _span(power), axes, view, tile, factor, dtype)
+
+
+def _span(power: np.ndarray) -> tuple[int, int]:
+    return (int(power.min()), int(power.max())) if power.size else (0, 0)
+
+
+def _most(axes: np.ndarray, view: Matrix) -> int:
+    """The most that a row and a column may add up to."""
+    most = int(largest(axes[: view.rows]) + largest(axes[view.rows :]))
+    if most > _MOST:
+        raise DamagedError("the rows and columns of a second moment are beyond all numbers.")
+    return most
+
+
+def _level(offset: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The levels (int32) of values at an offset from row and column, in quarter octaves."""
+    level: np.ndarray = (offset.astype(np.int32) + CELL // 2) >> _SHIFT
+    level[v == 0] = ZERO
     return level
 
 
@@ -180,20 +249,20 @@ def _image(real: np.dtype[Any]) -> tuple[Any, int, int]:
 
 
 def _quarters(v: np.ndarray, lowest: float) -> np.ndarray:
-    """Four times the logarithm of each value to base 2, rounded down; any, for zero. Between
-    two powers of two it is linear: exponent and two bits of the mantissa, as they stand.
-    `lowest` is the least of them."""
+    """Four times the logarithm of each value to base 2, rounded down (int16); any, for zero.
+    Between two powers of two it is linear: exponent and two bits of the mantissa, as they
+    stand. `lowest` is the least of them."""
     real = real_dtype(v.dtype)
     integer, shift, one = _image(real)
     wide = v.astype(real, copy=False)
     if lowest >= np.finfo(real).tiny:
-        image = wide.view(integer) >> integer(shift)
-        image -= integer(one)
-    else:
-        tiny = wide < np.finfo(real).tiny
-        image = np.where(tiny, wide * real.type(2.0**64), wide).view(integer) >> shift
-        image -= np.where(tiny, integer(one + 256), integer(one))
-    return image.astype(np.int32, copy=False)
+        quarters = (wide.view(integer) >> integer(shift)).astype(np.int16)
+        quarters -= np.int16(one)
+        return quarters
+    tiny = wide < np.finfo(real).tiny
+    image = np.where(tiny, wide * real.type(2.0**64), wide).view(integer) >> shift
+    image -= np.where(tiny, integer(one + 256), integer(one))
+    return image.astype(np.int16)
 
 
 def _middle(power: np.ndarray, real: np.dtype[Any]) -> np.ndarray:

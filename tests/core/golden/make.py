@@ -13,7 +13,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from keras_lc.core import PRESETS, DeltaEncoder, TensorSpec, compress, decompress
+from keras_lc.core import PRESETS, DeltaEncoder, TensorSpec, compress, decompress, streams
+from keras_lc.core.live import every_of
 from keras_lc.core.tiles import TILE
 
 HERE = Path(__file__).parent
@@ -25,8 +26,11 @@ DTYPES = {
     "float64": np.float64,
 }
 DELTAS = 3
+_I = np.arange(1 << 16)
+# symbols that are packed by fours
+SMALL = np.where(_I % 61, _I * 40_503 % 65_536 % 3 - 1, _I % 11 - 5).astype(np.int16)
 WHOLE = ["balanced"]  # presets of which there is one delta for all as well
-LARGE = {"table": (TILE + 300,), "wide": (257, 258)}  # of several tiles; most stays zero
+LARGE = {"table": (TILE + 300,), "wide": (725, 724)}  # of several tiles; most stays zero
 SHAPES = {"kernel": (16, 20), "conv": (2, 2, 5, 20), "bias": (20,)} | LARGE
 SPECS = [
     TensorSpec(f"{part}/{name}", role, f"w/{name}")
@@ -46,11 +50,15 @@ def states(dtype):
         return (flat + 0.1 * rng.normal(size=(rows, columns))).reshape(shape).astype(dtype)
 
     def alive(array):
-        """Large arrays are sparse, so that the files stay small."""
+        """Large arrays are sparse, so that the files stay small; samples see some of a table."""
         if array.size <= TILE:
             return array
         some = np.zeros_like(array)
-        few = (slice(None, None, 16),) * 2 if array.ndim > 1 else slice(None, None, 3999)
+        few = (
+            (slice(None, None, 40),) * 2
+            if array.ndim > 1
+            else slice(None, None, 155 * every_of(array.size))
+        )
         some[few] = array[few]
         return some
 
@@ -117,6 +125,9 @@ def main():
         arrays["compressed"] = np.frombuffer(data, np.uint8)
         digests[f"{named} compressed"] = digest(decompress(data))
         np.savez_compressed(HERE / f"{named}.npz", **arrays)
+    np.savez_compressed(
+        HERE / "chunk.npz", chunk=np.frombuffer(streams.compress([SMALL]), np.uint8)
+    )
     DIGESTS.write_text(json.dumps(digests, indent=0) + "\n")
 
 
