@@ -140,7 +140,8 @@ def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
 
 
 def _restore(loaded: Loaded, model: Any) -> Restored:
-    from keras_lc.capture.keras import KerasCapture, rebuild  # brings Keras and its backend
+    from keras_lc.capture.configuration import rebuild  # these bring Keras and its backend
+    from keras_lc.capture.keras import KerasCapture
 
     if model is None:
         model = rebuild(loaded.about, repr(loaded.info.path))

@@ -1,4 +1,4 @@
-"""A Keras model's training state: weights, seeds and optimizer.
+"""A Keras model's training state: weights, seeds, buffers of torch modules, and optimizers.
 
 Tensors are named by group and ordinal (`weights/3`, `seeds/0`, `optimizer/5`), since a
 variable's path changes between processes and may not even be unique. Paths are kept as
@@ -7,39 +7,39 @@ labels for messages.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src.saving import saving_lib
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from keras_lc.capture import Snapshot
+from keras_lc.capture.configuration import build, configuration
+from keras_lc.capture.layout import layout
+from keras_lc.capture.optimizers import moments, optimizers_of, title
+from keras_lc.capture.variables import TorchBuffer, copied, torch_buffers
 from keras_lc.core import TensorSpec
 from keras_lc.core.spec import Role
 from keras_lc.errors import MismatchError
 
-# Lists of slot variables, in the order of the trainable variables, and what they hold.
-_SLOTS: list[tuple[type, dict[str, Role]]] = [
-    (keras.optimizers.Adam, {"_momentums": "first_moment", "_velocities": "second_moment"}),
-    (keras.optimizers.Nadam, {"_momentums": "first_moment", "_velocities": "second_moment"}),
-    (keras.optimizers.RMSprop, {"_velocities": "second_moment"}),
-    (keras.optimizers.SGD, {"momentums": "first_moment"}),
-    (keras.optimizers.Lion, {"_momentums": "first_moment"}),
-]
+_ANOTHER = "Build the model that was saved, or restore without a model to have it rebuilt."
+_UNKNOWN: tuple[Role, None] = ("exact", None)
 
 
 @dataclass(frozen=True)
 class _Tensor:
     spec: TensorSpec
-    variable: Any  # keras.Variable
+    variable: Any  # keras.Variable or TorchBuffer
 
     @property
     def label(self) -> str:
         return str(self.variable.path)
+
+    @property
+    def holder(self) -> Any:
+        """The object by which it is known: buffers are looked up anew each time."""
+        return self.variable.value if isinstance(self.variable, TorchBuffer) else self.variable
 
 
 class KerasCapture:
@@ -47,7 +47,7 @@ class KerasCapture:
 
     Args:
         model: a `keras.Model`; built when a snapshot is taken.
-        weights_only: leave the optimizer out.
+        weights_only: leave the optimizers out.
     """
 
     def __init__(self, model: Any, weights_only: bool = False):
@@ -57,17 +57,18 @@ class KerasCapture:
 
     @property
     def step(self) -> int:
-        """Iterations that the optimizer has made."""
-        optimizer = self._optimizer()
-        return 0 if optimizer is None else int(optimizer.iterations)
+        """Iterations that the optimizer has made; of several, the one that has made most."""
+        return max((int(one.iterations) for one in optimizers_of(self.model)), default=0)
 
     def snapshot(self) -> Snapshot:
         """Copy the state. The arrays are the capture's own buffers, which the next snapshot
         overwrites."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # jax keeps the state elsewhere while it trains
         tensors = list(self._tensors())
         arrays = {}
         for tensor in tensors:
-            arrays[tensor.spec.name] = self._buffers[tensor.spec.name] = _copy(
+            arrays[tensor.spec.name] = self._buffers[tensor.spec.name] = copied(
                 tensor.variable, self._buffers.get(tensor.spec.name)
             )
         return Snapshot(arrays, [tensor.spec for tensor in tensors], self.step)
@@ -76,236 +77,198 @@ class KerasCapture:
         """The snapshot just taken, with what a base needs besides: how Keras lays the arrays
         out in a file, and how the model is built."""
         tensors = list(self._tensors())
-        return replace(snapshot, layout=self._layout(tensors), about=self._about(tensors))
+        names = {id(tensor.holder): tensor.spec.name for tensor in tensors}
+        places = layout(self.model, optimizers_of(self.model), names, self.weights_only)
+        about = {
+            "framework": "keras",
+            "backend": keras.backend.backend(),
+            "keras": keras.__version__,
+            "labels": {tensor.spec.name: tensor.label for tensor in tensors},
+            "optimizers": [
+                {"class": title(one), "trains": self._ordinals(one._trainable_variables)}
+                for one in self._all_optimizers()
+            ],
+        }
+        return replace(snapshot, layout=places, about=about | configuration(self.model))
 
     def restore(self, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         """Put a state back; the model is untouched unless all of it fits.
 
+        A model without optimizer takes the rest of the state. An optimizer that is not built
+        yet is built.
+
         Raises:
-            MismatchError: a tensor is missing, surplus, or of another shape or type, or the
-                optimizer is of another class; the message names it.
+            MismatchError: a tensor is missing, surplus, or of another shape or type, or an
+                optimizer is of another class or trains other weights; the message names it.
         """
         if not self.model.built:
-            self._build(about)
+            build(self.model, about)
         has_optimizer = any(name.startswith("optimizer/") for name in arrays)
-        self.weights_only = not has_optimizer
-        if has_optimizer:
-            self._check_optimizer(about.get("optimizer"))
-        tensors = {tensor.spec.name: tensor for tensor in self._tensors()}
-        arrays = dict(arrays)  # each is computed when asked for
-        self._check(tensors, arrays, about.get("labels", {}))
+        self.weights_only = not (has_optimizer and optimizers_of(self.model))
+        arrays = {  # each is computed when asked for
+            name: arrays[name]
+            for name in arrays
+            if not (self.weights_only and name.startswith("optimizer/"))
+        }
+        labels = about.get("labels", {})
+        tensors = {tensor.spec.name: tensor for tensor in self._model_tensors()}
+        rest = [name for name in arrays if not name.startswith("optimizer/")]
+        _refuse(_faults([*{**dict.fromkeys(rest), **tensors}], tensors, arrays, labels), _ANOTHER)
+        if not self.weights_only:
+            optimizers = self._build_optimizers(about.get("optimizers") or [], labels)
+            tensors |= {tensor.spec.name: tensor for tensor in self._slots(optimizers)}
+            _refuse(_faults([*{**arrays, **tensors}], tensors, arrays, labels), _ANOTHER)
         for name, tensor in tensors.items():
-            tensor.variable.assign(arrays[name])
+            tensor.variable.assign(_cast(arrays[name], tensor.variable.dtype))
 
-    def _optimizer(self) -> Any | None:
-        return getattr(self.model, "optimizer", None)
+    def _all_optimizers(self) -> list[Any]:
+        return [] if self.weights_only else optimizers_of(self.model)
+
+    def _optimizers(self) -> list[Any]:
+        found = self._all_optimizers()
+        if len(found) > 1:
+            # where a train step has its own, that which the model is compiled with is never used
+            return [one for one in found if one.built]
+        for one in found:
+            if not one.built:
+                one.build(self.model.trainable_variables)
+        return found
 
     def _tensors(self) -> Iterator[_Tensor]:
-        weights = {id(v): i for i, v in enumerate(self.model.weights)}
-        trainable = {id(v) for v in self.model.trainable_variables}
-        for i, variable in enumerate(self.model.weights):
-            # statistics of layers (BatchNormalization) are few, and must not change sign
-            role: Role = "weight" if id(variable) in trainable else "exact"
+        yield from self._model_tensors()
+        yield from self._slots(self._optimizers())
+
+    def _model_tensors(self) -> Iterator[_Tensor]:
+        model = self.model
+        weights = {id(variable) for variable in model.weights}
+        trainable = {id(variable) for variable in model.trainable_variables}
+        for i, variable in enumerate(model.weights):
+            # statistics of layers (BatchNormalization) are few, and must not change sign; scales
+            # of quantised layers are trainable by name, but overwritten
+            learned = id(variable) in trainable and not variable.overwrite_with_gradient
+            role: Role = "weight" if learned else "exact"
             yield _Tensor(TensorSpec(f"weights/{i}", role), variable)
-        seeds = [v for v in self.model.variables if id(v) not in weights]
+        seeds = [variable for variable in model.variables if id(variable) not in weights]
         for i, variable in enumerate(seeds):
             yield _Tensor(TensorSpec(f"seeds/{i}", "exact"), variable)
-        optimizer = self._optimizer()
-        if self.weights_only or optimizer is None:
-            return
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        slots = _slots(optimizer)
-        for i, variable in enumerate(optimizer.variables):
-            role, of = slots.get(id(variable), ("exact", None))
-            owner = f"weights/{weights[of]}" if of in weights else None
+        for i, buffer in enumerate(torch_buffers(model)):
+            yield _Tensor(TensorSpec(f"buffers/{i}", "exact"), buffer)
+
+    def _slots(self, optimizers: list[Any]) -> Iterator[_Tensor]:
+        weights = {id(variable): f"weights/{i}" for i, variable in enumerate(self.model.weights)}
+        slots = {key: slot for one in optimizers for key, slot in moments(one).items()}
+        variables = [variable for one in optimizers for variable in one.variables]
+        for i, variable in enumerate(variables):
+            role, of = slots.get(id(variable), _UNKNOWN)
+            owner = None if of is None or role == "weight" else weights.get(of)
             yield _Tensor(TensorSpec(f"optimizer/{i}", role, owner), variable)
 
-    def _layout(self, tensors: list[_Tensor]) -> dict[str, str | np.ndarray]:
-        names = {id(tensor.variable): tensor.spec.name for tensor in tensors}
-        layout: dict[str, str | np.ndarray] = {}
-        visited = set()
-        optimizer, place = self._optimizer(), "optimizer"
-        # Keras' optimizers hand out copies of their variables; theirs is the plain order.
-        while optimizer is not None:
-            visited.add(id(optimizer))
-            if not self.weights_only:
-                for i, variable in enumerate(optimizer.variables):
-                    layout[f"{place}/vars/{i}"] = names.get(id(variable)) or _copy(variable)
-            optimizer, place = (
-                getattr(optimizer, "inner_optimizer", None),
-                f"{place}/inner_optimizer",
-            )
-        store = _MemoryStore()
-        saving_lib._save_state(
-            self.model,
-            weights_store=store,
-            assets_store=None,
-            inner_path="",
-            visited_saveables=visited,
-        )
-        for path, entries in store.contents.items():
-            for key, content in entries.items():
-                place = "/".join(part for part in (path, "vars", key) if part)
-                layout[place] = names.get(id(content)) or _copy(content)
-        return layout
+    def _trained(self, optimizer: Any) -> list[int]:
+        """Ordinals of the weights that an optimizer is built for."""
+        weights = {id(variable): i for i, variable in enumerate(self.model.weights)}
+        return [weights.get(id(variable), -1) for variable in optimizer._trainable_variables]
 
-    def _about(self, tensors: list[_Tensor]) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "framework": "keras",
-            "keras": keras.__version__,
-            "labels": {tensor.spec.name: tensor.label for tensor in tensors},
-        }
-        if not self.weights_only and self._optimizer() is not None:
-            about["optimizer"] = type(self._optimizer()).__name__
-        try:
-            with ObjectSharingScope():
-                about["model"] = json.loads(
-                    json.dumps(keras.saving.serialize_keras_object(self.model))
-                )
-        except Exception as error:  # a model's own get_config may raise anything
-            about["unserializable"] = f"{type(error).__name__}: {error}"
-        return about
-
-    def _build(self, about: Mapping[str, Any]) -> None:
-        config = (about.get("model") or {}).get("build_config")
-        try:
-            self.model.build_from_config(config or {})
-        except Exception as error:  # whatever a layer's build raises
+    def _build_optimizers(
+        self, stored: list[dict[str, Any]], labels: Mapping[str, str]
+    ) -> list[Any]:
+        """The optimizers whose state was stored, built; they must be of the classes that were
+        stored and train the same weights."""
+        optimizers, weights = self._all_optimizers(), self.model.weights
+        if not stored:
+            return self._optimizers()
+        used = []
+        found = " and ".join(title(optimizer) for optimizer in optimizers)
+        wanted = " and ".join(state["class"] for state in stored)
+        if found != wanted:
             raise MismatchError(
-                "the model is not built yet, and the checkpoint does not say how to build it "
-                f"({type(error).__name__}: {error}); call it on one batch, or `build()` it, "
-                "before restoring."
-            ) from error
-        if not self.model.built:
-            raise MismatchError(
-                "the model is not built yet, and the checkpoint does not know its input shape; "
-                "call it on one batch, or `build()` it, before restoring."
+                f"the checkpoint was saved with the optimizer {wanted}, the model is compiled "
+                f"with {found}; compile it with {wanted}."
             )
-
-    def _check_optimizer(self, stored: str | None) -> None:
-        optimizer = self._optimizer()
-        if optimizer is None:
-            raise MismatchError(
-                f"the checkpoint holds the state of its optimizer ({stored}), but the model is "
-                "not compiled; call `model.compile(...)` before restoring, or restore without a "
-                "model to get the compiled model that was saved."
+        for optimizer, state in zip(optimizers, stored, strict=True):
+            theirs = {i for i in state["trains"] if i in range(len(weights))}
+            if not theirs and len(stored) > 1:
+                continue
+            if optimizer.built:
+                trains = optimizer._trainable_variables
+            elif optimizer is getattr(self.model, "optimizer", None):
+                trains = self.model.trainable_variables
+            else:
+                trains = [weights[i] for i in state["trains"] if i in theirs]
+            ours = set(self._ordinals(trains))
+            _refuse(
+                [
+                    f"weights/{i} ({labels.get(f'weights/{i}', '?')}) is trained by the optimizer "
+                    f"of the {'model' if i in ours else 'checkpoint'} alone"
+                    for i in sorted(ours ^ theirs)
+                ],
+                "Freeze the same layers before `compile`, or restore before `compile` to take "
+                "the weights alone.",
             )
-        found = type(optimizer).__name__
-        if stored is not None and stored != found:
-            raise MismatchError(
-                f"the checkpoint was saved with the optimizer {stored}, the model is compiled "
-                f"with {found}; compile it with {stored}."
-            )
+            if not optimizer.built:
+                optimizer.build(trains)
+            used.append(optimizer)
+        return used
 
-    def _check(
-        self,
-        tensors: Mapping[str, _Tensor],
-        arrays: Mapping[str, np.ndarray],
-        labels: Mapping[str, str],
-    ) -> None:
-        faults = [
-            f"{name} ({labels.get(name, '?')}, shape {tuple(arrays[name].shape)}) is in the "
-            "checkpoint, not in the model"
-            for name in arrays
-            if name not in tensors
-        ]
-        for name, tensor in tensors.items():
-            shape, dtype = tuple(tensor.variable.shape), tensor.variable.dtype
-            if name not in arrays:
-                faults.append(
-                    f"{name} ({tensor.label}, shape {shape}) is in the model, not in the checkpoint"
-                )
-            elif arrays[name].shape != shape:
-                faults.append(
-                    f"{name} ({tensor.label}) has shape {shape} in the model and "
-                    f"{arrays[name].shape} in the checkpoint"
-                )
-            elif not _assignable(arrays[name].dtype, dtype):
-                faults.append(
-                    f"{name} ({tensor.label}) is {dtype} in the model and "
-                    f"{arrays[name].dtype} in the checkpoint"
-                )
-        if faults:
-            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise MismatchError(
-                f"the checkpoint is of another model: {'; '.join(faults[:5])}{more}. Build the "
-                "model that was saved, or restore without a model to have it rebuilt. The model "
-                "is unchanged."
-            )
+    def _ordinals(self, variables: Iterable[Any]) -> list[int]:
+        """Which of the weights these are, -1 for what is none."""
+        weights = {id(variable): i for i, variable in enumerate(self.model.weights)}
+        return [weights.get(id(variable), -1) for variable in variables]
 
 
-def rebuild(about: Mapping[str, Any], where: str) -> Any:
-    """The compiled model that a checkpoint's configuration describes.
-
-    Raises:
-        MismatchError: there is no configuration, or it cannot be followed here.
-    """
-    config = about.get("model")
-    if config is None:
-        reason = about.get("unserializable", "none was stored")
+def _refuse(faults: Iterable[str], advice: str) -> None:
+    found = list(faults)
+    if found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise MismatchError(
-            f"{where} holds no configuration to rebuild the model from ({reason}); build the "
-            "model in your script and pass it to restore."
+            f"the checkpoint is of another model: {'; '.join(found[:5])}{more}. {advice} The "
+            "model is unchanged."
         )
-    try:
-        with ObjectSharingScope():
-            return keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except Exception as error:  # configurations call the constructors of any layer
-        raise MismatchError(
-            f"the model of {where} cannot be rebuilt from its configuration "
-            f"({type(error).__name__}: {error}); register its custom classes with "
-            "`keras.saving.register_keras_serializable`, or build the model in your script and "
-            "pass it to restore."
-        ) from error
 
 
-class _MemoryStore(saving_lib.NpzIOStore):  # type: ignore[misc]
-    """Collects what Keras would write, without writing it."""
-
-    def __init__(self) -> None:
-        self.mode = "w"
-        self.contents: dict[str, dict[str, Any]] = {}
-
-    def make(self, path: str, metadata: Any = None) -> dict[str, Any]:
-        return self.contents.setdefault(path, {})
-
-
-def _slots(optimizer: Any) -> dict[int, tuple[Role, int]]:
-    """Slot variable to its role and its weight, both variables by identity."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    slots: dict[int, tuple[Role, int]] = {}
-    for kind, lists in _SLOTS:
-        if isinstance(optimizer, kind):
-            for attribute, role in lists.items():
-                variables = getattr(optimizer, attribute, None) or []
-                owners = getattr(optimizer, "_trainable_variables", [])
-                for variable, owner in zip(variables, owners, strict=False):
-                    slots[id(variable)] = (role, id(owner))
-    return slots
-
-
-def _copy(value: Any, buffer: np.ndarray | None = None) -> np.ndarray:
-    """A copy of a variable's value, into `buffer` where it fits."""
-    view = _view(value)
-    if buffer is None or buffer.shape != view.shape or buffer.dtype != view.dtype:
-        buffer = np.empty(view.shape, view.dtype)
-    np.copyto(buffer, view)
-    return buffer
+def _faults(
+    names: list[str],
+    tensors: Mapping[str, _Tensor],
+    arrays: Mapping[str, np.ndarray],
+    labels: Mapping[str, str],
+) -> Iterator[str]:
+    """What keeps these tensors of a checkpoint from going into a model."""
+    for name in names:
+        theirs = labels.get(name, "?")
+        if name not in tensors:
+            yield (
+                f"{name} ({theirs}, shape {tuple(arrays[name].shape)}) is in the checkpoint, not "
+                "in the model"
+            )
+            continue
+        label, variable = tensors[name].label, tensors[name].variable
+        shape, dtype = tuple(variable.shape), variable.dtype
+        if name not in arrays:
+            yield f"{name} ({label}, shape {shape}) is in the model, not in the checkpoint"
+        elif arrays[name].shape != shape:
+            yield (
+                f"{name} ({label}) has shape {shape} in the model and {arrays[name].shape} in the "
+                f"checkpoint{'' if theirs in (label, '?') else f', where it is {theirs}'}"
+            )
+        elif arrays[name].dtype.name != dtype and not _holds(dtype, arrays[name]):
+            stored = arrays[name].dtype
+            yield f"{name} ({label}) is {dtype} in the model and {stored} in the checkpoint"
+        elif name.startswith("weights/") and _called(label) != _called(theirs):
+            yield f"{name} is {label} in the model and {theirs} in the checkpoint"
 
 
-def _view(value: Any) -> np.ndarray:
-    """The value as numpy sees it, without a copy where the backend allows that."""
-    if keras.backend.backend() == "tensorflow" and isinstance(value, keras.Variable):
-        try:
-            return np.from_dlpack(value.value.value())
-        except (AttributeError, TypeError, ValueError, BufferError, RuntimeError):
-            pass  # bool, bfloat16, string, or on a GPU
-    return np.asarray(keras.ops.convert_to_numpy(value))
+def _called(label: str) -> str:
+    """What a layer calls a variable: names of layers, and numbers, differ between processes."""
+    return label.rsplit("/", 1)[-1].rstrip("_0123456789")
 
 
-def _assignable(stored: np.dtype[Any], wanted: str) -> bool:
-    """Equal, or integers that differ between backends (iteration counts and seeds)."""
-    if stored.name == wanted:
-        return True
-    return stored.kind in "iu" and wanted.startswith(("int", "uint"))
+def _holds(dtype: str, array: np.ndarray) -> bool:
+    """Whether an integer type holds these integers; those of iterations and seeds differ between
+    backends."""
+    if array.dtype.kind not in "iu" or not dtype.startswith(("int", "uint")):
+        return False
+    limits = np.iinfo(dtype)
+    return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array if array.dtype.name == dtype else array.astype(dtype)

@@ -4,7 +4,8 @@ import pytest
 from models import dense, equal, fit, state
 
 from keras_lc import CheckpointError
-from keras_lc.capture.keras import KerasCapture, rebuild
+from keras_lc.capture.configuration import rebuild
+from keras_lc.capture.keras import KerasCapture
 
 
 def taken(model, **options):

@@ -1,0 +1,95 @@
+"""What holds a model's state, read into numpy arrays: variables of Keras, and buffers of torch
+modules, which Keras does not count among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TorchBuffer:
+    """A buffer of a wrapped torch module, with what a `keras.Variable` is asked for."""
+
+    path: str
+    value: Any  # torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> str:
+        return str(keras.backend.standardize_dtype(self.value.dtype))
+
+    def assign(self, array: np.ndarray) -> None:
+        self.value.copy_(keras.ops.convert_to_tensor(np.array(array), dtype=self.dtype))
+
+
+def torch_modules(model: Any) -> Iterator[Any]:
+    """The layers of a model that wrap a torch module."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.TorchModuleWrapper):
+            yield layer
+
+
+def torch_state(layer: Any) -> dict[str, Any]:
+    """What Keras stores of a wrapped torch module: its parameters and buffers by their names."""
+    held = layer.module.state_dict(keep_vars=True)
+    buffers = {
+        id(tensor): TorchBuffer(f"{layer.path}/{key}", tensor) for key, tensor in held.items()
+    }
+    known = buffers | {id(variable.value): variable for variable in layer.weights}
+    return {key: known[id(tensor)] for key, tensor in held.items()}
+
+
+def torch_buffers(model: Any) -> list[TorchBuffer]:
+    """The buffers of all wrapped torch modules, each once."""
+    buffers = {
+        id(held.value): held
+        for layer in torch_modules(model)
+        for held in torch_state(layer).values()
+        if isinstance(held, TorchBuffer)
+    }
+    return list(buffers.values())
+
+
+def copied(value: Any, buffer: np.ndarray | None = None) -> np.ndarray:
+    """A copy of what a variable, a buffer or an array holds, into `buffer` where it fits."""
+    view = _view(value)
+    if buffer is None or buffer.shape != view.shape or buffer.dtype != view.dtype:
+        buffer = np.empty(view.shape, view.dtype)
+    np.copyto(buffer, view)
+    return buffer
+
+
+def _view(value: Any) -> np.ndarray:
+    """The value as numpy sees it, without a copy where the backend allows that."""
+    if not isinstance(value, (keras.Variable, TorchBuffer)):
+        return np.asarray(keras.ops.convert_to_numpy(value))
+    try:
+        return _VIEWS[keras.backend.backend()](value.value)
+    except (AttributeError, TypeError, ValueError, BufferError, RuntimeError):  # bool, on a GPU
+        return np.asarray(keras.ops.convert_to_numpy(value.value))
+
+
+def _torch_view(tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.dtype != torch.bfloat16:
+        return np.asarray(tensor.detach().numpy())
+    import ml_dtypes
+
+    return np.asarray(tensor.detach().view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+
+
+_VIEWS: dict[str, Any] = {
+    "tensorflow": lambda variable: np.from_dlpack(variable.value()),
+    "torch": _torch_view,
+    "jax": np.asarray,
+}
