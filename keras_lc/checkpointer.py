@@ -192,6 +192,7 @@ class Checkpointer:
             "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
         if encoder is None or snapshot.layout is not None:
+            encoder = None  # its state goes before the next one comes
             stored = self._write_base(contents, snapshot, header)
             encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
             self._chain = [stored]

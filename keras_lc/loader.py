@@ -96,8 +96,9 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
 
     Args:
         directory: where `LCModelCheckpoint` saves, a path or URL; it need not exist.
-        model: a compiled `keras.Model` of the architecture that was saved, changed in place.
-            Without it the compiled model is rebuilt from the stored configuration.
+        model: a compiled `keras.Model` of the architecture that was saved, changed in place;
+            one that is not compiled takes weights and seeds, without the optimizer. Without a
+            model, the compiled one is rebuilt from the stored configuration.
 
     Returns:
         What was restored, or None when there is no checkpoint yet.

@@ -21,6 +21,8 @@ from keras_lc import (
 )
 from tests.store.test_lock import holder
 
+pytestmark = pytest.mark.backend
+
 
 def names(directory):
     return [os.path.basename(c.path) for c in list_checkpoints(directory)]

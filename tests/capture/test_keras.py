@@ -9,6 +9,8 @@ from keras_lc.capture.keras import KerasCapture
 from keras_lc.core import DeltaEncoder
 from tests.capture.kinds import KINDS, OPTIMIZERS, everything, plain, train
 
+pytestmark = pytest.mark.backend
+
 
 def taken(model, **options):
     capture = KerasCapture(model, **options)

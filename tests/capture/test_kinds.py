@@ -11,6 +11,8 @@ from keras_lc.capture.keras import KerasCapture
 from keras_lc.errors import MismatchError
 from tests.capture.kinds import KINDS, everything, train
 
+pytestmark = pytest.mark.backend
+
 
 def contents(file):
     """HDF5 path to array."""

@@ -12,13 +12,13 @@ import pytest
 from tests.capture.crossing import CROSSING
 
 BACKENDS = ["tensorflow", "torch", "jax"]
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parent
 
 
 def start(backend, *arguments):
-    path = os.pathsep.join(map(str, [HERE.parent.parent, HERE.parent]))
+    path = os.pathsep.join(map(str, [TESTS.parent, TESTS]))
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path}
-    command = [sys.executable, HERE / "crossing.py", *map(str, arguments)]
+    command = [sys.executable, TESTS / "capture" / "crossing.py", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
