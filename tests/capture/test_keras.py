@@ -6,7 +6,6 @@ from models import dense, equal, fit, state
 from keras_lc import CheckpointError
 from keras_lc.capture.configuration import rebuild
 from keras_lc.capture.keras import KerasCapture
-from keras_lc.core import DeltaEncoder
 from tests.capture.kinds import KINDS, OPTIMIZERS, everything, plain, train
 
 pytestmark = pytest.mark.backend
@@ -276,18 +275,6 @@ def test_a_seed_that_this_backend_cannot_hold_is_refused():
     arrays["seeds/0"] = np.array([7, 2**31 - 1], "int64")
     KerasCapture(model).restore(arrays, snapshot.about)
     assert list(taken(model)[0]["seeds/0"]) == [7, 2**31 - 1]
-
-
-def test_a_centered_rmsprop_trains_on_from_any_codec():
-    """Its second moment less the square of the mean gradient must not become negative."""
-    model = plain(keras.optimizers.RMSprop(centered=True, epsilon=0))
-    arrays, snapshot = taken(train(model, 1))
-    encoder = DeltaEncoder(arrays, "balanced", snapshot.specs)
-    for step in range(3):
-        encoder.encode(taken(train(model, 1, seed=step))[0])
-    KerasCapture(model).restore(encoder.reconstruction, snapshot.about)
-    train(model, 1)
-    assert all(np.isfinite(array).all() for array in everything(model))
 
 
 def test_weights_only_leaves_the_optimizer_alone():
