@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
+
+import numpy as np
 
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import (
@@ -24,6 +29,7 @@ from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at, split
 
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt", ".lcd")
+_AHEAD = 2  # records that are in memory before they are decoded
 
 
 @dataclass(frozen=True)
@@ -58,16 +64,15 @@ class Decoded:
     """The state of a checkpoint, and what its base says about it."""
 
     decoder: DeltaDecoder
+    base: Mapping[str, np.ndarray]
     about: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Decoded):
     """A checkpoint that was found and decoded."""
 
     info: CheckpointInfo
-    decoder: DeltaDecoder
-    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _restore(loaded: Loaded, model: Any) -> Restored:
     if model is None:
         model = rebuild(loaded.about, repr(loaded.info.path))
     try:
-        KerasCapture(model).restore(loaded.decoder.reconstruction, loaded.about)
+        KerasCapture(model).restore(loaded.decoder.reconstruction, loaded.about, loaded.base)
     except MismatchError as error:
         raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
     info = loaded.info
@@ -168,20 +173,33 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
         if other == route:
             raise
         decoded = _follow(directory, other)
-    return Loaded(describe(directory, contents, target), decoded.decoder, decoded.about)
+    info = describe(directory, contents, target)
+    return Loaded(decoded.decoder, decoded.base, decoded.about, info)
 
 
 def _follow(directory: Directory, route: list[Stored]) -> Decoded:
     decoded: Decoded | None = None
-    for stored in route:
+    for stored, record_read in _read_ahead(directory, route):
         try:
-            decoded = decode(directory, stored, decoded)
+            decoded = _decode(record_read.result(), decoded)
         except FormatError as error:
             raise FormatError(f"{directory.child(stored.where)!r}: {error}") from error
         except CheckpointError as error:
             raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
     assert decoded is not None
     return decoded
+
+
+def _read_ahead(
+    directory: Directory, route: list[Stored]
+) -> Iterator[tuple[Stored, Future[memoryview]]]:
+    """Each with its bytes, the next ones being read meanwhile."""
+    with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
+        under_way: deque[Future[memoryview]] = deque()
+        for number, stored in enumerate(route):
+            for later in route[number + len(under_way) : number + _AHEAD]:
+                under_way.append(readers.submit(_read, directory, later))
+            yield stored, under_way.popleft()
 
 
 def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Decoded:
@@ -195,17 +213,25 @@ def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Deco
     Raises:
         DamagedError, FormatError: it cannot be read, or is not what the listing said.
     """
+    return _decode(_read(directory, stored), before)
+
+
+def _read(directory: Directory, stored: Stored) -> memoryview:
+    """A base whole, or the payload of a delta, the digest compared."""
     try:
         with directory.open(stored.file) as file:
             frame = index.find(file, stored)
-            data = file.read(frame.end)
+            data = record.read(file, frame)
     except (OSError, MemoryError) as error:
         raise DamagedError(f"it cannot be read: {error}") from error
-    payload = record.checked(data, frame)
+    return data if stored.parent is None else data[frame.start :]
+
+
+def _decode(data: memoryview, before: Decoded | None) -> Decoded:
     if before is None:
         content = base.read(data)
-        return Decoded(DeltaDecoder(content.arrays, copy=False), content.about)
-    before.decoder.decode(bytes(payload))
+        return Decoded(DeltaDecoder(content.arrays, copy=False), content.arrays, content.about)
+    before.decoder.decode(bytes(data))
     return before
 
 

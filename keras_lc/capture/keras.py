@@ -91,11 +91,21 @@ class KerasCapture:
         }
         return replace(snapshot, layout=places, about=about | configuration(self.model))
 
-    def restore(self, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    def restore(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        about: Mapping[str, Any],
+        like: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Put a state back; the model is untouched unless all of it fits.
 
         A model without optimizer takes the rest of the state. An optimizer that is not built
         yet is built.
+
+        Args:
+            arrays: every tensor by name; each may be computed when asked for.
+            about: what `described` has told of the state.
+            like: arrays of the same shapes and dtypes that are there already.
 
         Raises:
             MismatchError: a tensor is missing, surplus, or of another shape or type, or an
@@ -105,19 +115,22 @@ class KerasCapture:
             build(self.model, about)
         has_optimizer = any(name.startswith("optimizer/") for name in arrays)
         self.weights_only = not (has_optimizer and optimizers_of(self.model))
-        arrays = {  # each is computed when asked for
-            name: arrays[name]
-            for name in arrays
-            if not (self.weights_only and name.startswith("optimizer/"))
-        }
-        labels = about.get("labels", {})
+        names = [
+            name for name in arrays if not (self.weights_only and name.startswith("optimizer/"))
+        ]
+        labels, like = about.get("labels", {}), arrays if like is None else like
         tensors = {tensor.spec.name: tensor for tensor in self._model_tensors()}
-        rest = [name for name in arrays if not name.startswith("optimizer/")]
-        _refuse(_faults([*{**dict.fromkeys(rest), **tensors}], tensors, arrays, labels), _ANOTHER)
+        rest = [name for name in names if not name.startswith("optimizer/")]
+        _refuse(
+            _faults([*{**dict.fromkeys(rest), **tensors}], tensors, arrays, like, labels), _ANOTHER
+        )
         if not self.weights_only:
             optimizers = self._build_optimizers(about.get("optimizers") or [], labels)
             tensors |= {tensor.spec.name: tensor for tensor in self._slots(optimizers)}
-            _refuse(_faults([*{**arrays, **tensors}], tensors, arrays, labels), _ANOTHER)
+            _refuse(
+                _faults([*{**dict.fromkeys(names), **tensors}], tensors, arrays, like, labels),
+                _ANOTHER,
+            )
         for name, tensor in tensors.items():
             tensor.variable.assign(_cast(arrays[name], tensor.variable.dtype))
 
@@ -229,6 +242,7 @@ def _faults(
     names: list[str],
     tensors: Mapping[str, _Tensor],
     arrays: Mapping[str, np.ndarray],
+    like: Mapping[str, np.ndarray],
     labels: Mapping[str, str],
 ) -> Iterator[str]:
     """What keeps these tensors of a checkpoint from going into a model."""
@@ -236,21 +250,21 @@ def _faults(
         theirs = labels.get(name, "?")
         if name not in tensors:
             yield (
-                f"{name} ({theirs}, shape {tuple(arrays[name].shape)}) is in the checkpoint, not "
+                f"{name} ({theirs}, shape {tuple(like[name].shape)}) is in the checkpoint, not "
                 "in the model"
             )
             continue
         label, variable = tensors[name].label, tensors[name].variable
         shape, dtype = tuple(variable.shape), variable.dtype
-        if name not in arrays:
+        if name not in like:
             yield f"{name} ({label}, shape {shape}) is in the model, not in the checkpoint"
-        elif arrays[name].shape != shape:
+        elif like[name].shape != shape:
             yield (
-                f"{name} ({label}) has shape {shape} in the model and {arrays[name].shape} in the "
+                f"{name} ({label}) has shape {shape} in the model and {like[name].shape} in the "
                 f"checkpoint{'' if theirs in (label, '?') else f', where it is {theirs}'}"
             )
-        elif arrays[name].dtype.name != dtype and not _holds(dtype, arrays[name]):
-            stored = arrays[name].dtype
+        elif like[name].dtype.name != dtype and not _holds(dtype, arrays[name]):
+            stored = like[name].dtype
             yield f"{name} ({label}) is {dtype} in the model and {stored} in the checkpoint"
         elif name.startswith("weights/") and _called(label) != _called(theirs):
             yield f"{name} is {label} in the model and {theirs} in the checkpoint"

@@ -85,6 +85,27 @@ class _Watched:
             raise
 
 
+class _Memory(io.RawIOBase):
+    """Bytes to be read like a file, not copied as by `BytesIO`."""
+
+    def __init__(self, data: memoryview):
+        self._data = data
+        self._place = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + (len(self._data) if whence == io.SEEK_END else 0)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._place : self._place + len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+
 def _fill(
     h5: h5py.File,
     arrays: Mapping[str, np.ndarray],
@@ -109,10 +130,13 @@ def _fill(
     h5.create_dataset(f"{GROUP}/table", data=np.frombuffer(text, np.uint8))
 
 
-def read(data: bytes) -> Base:
-    """The contents of a base file read whole, its digest compared already."""
+def read(data: memoryview) -> Base:
+    """The contents of a base read whole, its digest compared already.
+
+    The arrays are views of these bytes, as far as HDF5 has them in one piece.
+    """
     try:
-        with h5py.File(io.BytesIO(data), "r") as h5:
+        with h5py.File(_Memory(data), "r") as h5:
             table = _plain(h5, f"{GROUP}/table", len(data))
             document = json.loads(table[()].tobytes())
             arrays: dict[str, np.ndarray] = {}
@@ -120,7 +144,7 @@ def read(data: bytes) -> Base:
             for name, dtype, shape, place in document["tensors"]:
                 if not isinstance(name, str) or name in arrays:
                     raise DamagedError(f"the base names a tensor {name!r}, or names it twice.")
-                arrays[name] = _load(h5, place, parse_dtype(dtype), shape, left)
+                arrays[name] = _load(h5, data, place, parse_dtype(dtype), shape, left)
                 left -= arrays[name].nbytes
             return Base(arrays, dict(document["about"]))
     except (
@@ -161,7 +185,12 @@ def _plain(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
 
 
 def _load(
-    h5: h5py.File, place: str, dtype: np.dtype[Any], shape: list[int], limit: int
+    h5: h5py.File,
+    data: memoryview,
+    place: str,
+    dtype: np.dtype[Any],
+    shape: list[int],
+    limit: int,
 ) -> np.ndarray:
     dataset = _plain(h5, place, limit)
     if min(shape, default=0) < 0 or dataset.nbytes != prod(shape) * dtype.itemsize:
@@ -169,5 +198,9 @@ def _load(
             f"tensor {place!r} of the base is {dtype}{shape} by its table and "
             f"{dataset.dtype}{list(dataset.shape)} in the file."
         )
-    stored: np.ndarray = dataset[()]
-    return np.ascontiguousarray(stored).reshape(-1).view(dtype).reshape(shape)
+    offset = dataset.id.get_offset()
+    if offset is None:  # in chunks, or empty
+        stored = np.ascontiguousarray(dataset[()]).reshape(-1)
+    else:
+        stored = np.frombuffer(data, np.uint8, dataset.nbytes, offset)
+    return np.require(stored.view(dtype).reshape(shape), requirements="A")

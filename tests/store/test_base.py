@@ -40,10 +40,9 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 def read(path: Path) -> base.Base:
     with open(path, "rb") as file:
         frame = record.read_frame(file)
-    assert frame is not None
-    data = path.read_bytes()
-    record.checked(data, frame)
-    return base.read(data)
+        assert frame is not None
+        file.seek(0)
+        return base.read(record.read(file, frame))
 
 
 def write(path: Path, *contents: Any) -> str:
