@@ -27,6 +27,8 @@ from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 _SHORT = 8  # deltas, after which a shortcut past them may pay
+_LARGE = 1 << 22  # bytes of a base, from which on decoding a delta more takes noticeable time
+_SMALL = 0.25  # a shortcut of at most this share of such a base is made anew after each delta
 
 
 class Checkpointer:
@@ -75,6 +77,7 @@ class Checkpointer:
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
+        self._shortcut = 0  # bytes that the last shortcut took, or would have taken
         self._base_next = False
         self._swept = False  # of what killed processes left behind
 
@@ -195,19 +198,18 @@ class Checkpointer:
             encoder = None  # its state goes before the next one comes
             stored = self._write_base(contents, snapshot, header)
             encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
-            self._chain = [stored]
+            self._chain, self._shortcut = [stored], 0
         else:
             self._check_chain(contents)
             if codec is not None:  # it may take the tensors out of the chain's own codec
-                self._shorten(encoder)
+                self._shorten(encoder, fewest=2)
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
             blob = encoder.encode(snapshot.arrays, codec, steps or None)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
-            if (len(self._chain) - 1) % _SHORT == 0:
-                self._shorten(encoder)
+            self._shorten(encoder)
         self._encoder = encoder
         return stored
 
@@ -228,16 +230,16 @@ class Checkpointer:
             opened.write(record.pack(header, blob))
         return index.read_header(self.directory, file)
 
-    def _shorten(self, encoder: DeltaEncoder) -> None:
-        """Write a delta that leads from the base straight to the last checkpoint, if it is
-        smaller than those that it saves a reader: they need not be decoded one by one, nor kept
-        when they are pruned."""
-        first, *passed = self._chain
-        if len(passed) < 2:
+    def _shorten(self, encoder: DeltaEncoder, fewest: int | None = None) -> None:
+        """Write a delta that leads from the base straight to the last checkpoint, if that pays:
+        those that it passes need not be decoded one by one, nor kept when they are pruned."""
+        if not self._shortcut_pays(fewest):
             return
         blob = encoder.whole()
-        if len(blob) > sum(stored.nbytes for stored in passed):
+        self._shortcut = len(blob)
+        if not self._shortcut_pays(fewest):
             return
+        first, *passed = self._chain
         last = passed[-1]
         file = f"{last.name}~{last.leads_to[:8]}{index.SHORTCUT}"
         header = last.header | {"kind": "shortcut", "of": last.leads_to, "parent": first.digest}
@@ -246,6 +248,15 @@ class Checkpointer:
             with self.directory.write_once(file) as opened:
                 opened.write(record.pack(header, blob))
             self._chain = [first, index.read_header(self.directory, file)]
+
+    def _shortcut_pays(self, fewest: int | None) -> bool:
+        """Whether a shortcut is smaller than the deltas that it passes, so far as its size is
+        known, and passes so many that it is worth the time."""
+        first, *passed = self._chain
+        if fewest is None:
+            cheap = first.nbytes >= _LARGE and self._shortcut <= _SMALL * first.nbytes
+            fewest = 2 if cheap else _SHORT
+        return len(passed) >= fewest and self._shortcut <= sum(delta.nbytes for delta in passed)
 
     def _check_chain(self, contents: Contents) -> None:
         there = {s.digest for s in [*contents.stored, *contents.shortcuts]}
