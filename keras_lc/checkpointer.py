@@ -80,6 +80,7 @@ class Checkpointer:
         self._shortcut = 0  # bytes that the last shortcut took, or would have taken
         self._base_next = False
         self._swept = False  # of what killed processes left behind
+        self._warned = False  # of files that cannot be read
 
     def wait(self) -> None:
         """Return when every save asked for is durable; a failure of the last is raised here."""
@@ -184,10 +185,10 @@ class Checkpointer:
             self.directory.remove_leftovers()
             self._swept = True
         contents = index.scan(self.directory)
-        if contents.unread:
+        if snapshot.layout is None and (hidden := {s.file for s in self._chain} & contents.unread):
             raise StoreError(
-                f"checkpoints of {str(self.directory)!r} cannot be read, so that the number of the "
-                f"next is not known: {' '.join(contents.faults)}"
+                f"{', '.join(sorted(hidden))} of {str(self.directory)!r} cannot be read, so that "
+                f"no delta is built on it now: {' '.join(contents.faults)}"
             )
         encoder, self._encoder = self._encoder, None  # until this save is durable
         header |= {
@@ -269,6 +270,11 @@ class Checkpointer:
 
     def _displace(self, contents: Contents, file: str) -> None:
         """Keep what a file holds that is about to be written anew, if others build on it."""
+        if file in contents.unread:
+            raise StoreError(
+                f"{self.directory.child(file)!r} is there and cannot be read, and is not replaced "
+                f"unread: {contents.damaged[file]} Save under another name, or move it away."
+            )
         for stored in contents.stored:
             if stored.file == file:
                 self._retire(contents, stored)
@@ -280,8 +286,16 @@ class Checkpointer:
     def _tidy(self) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
         contents = index.scan(self.directory)
-        if not contents.unread:  # what such a file builds on is not known
+        if not contents.withheld:
             contents = self._prune(contents)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{', '.join(sorted(contents.withheld))} of {str(self.directory)!r} cannot be "
+                "read, and may build on any other file: nothing is deleted until it can be read "
+                f"or is moved away. {' '.join(contents.faults)}",
+                stacklevel=2,
+            )
         index.write_index(self.directory, contents)
         return contents
 

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from keras_lc.loader import (
     list_checkpoints,
     load_latest,
     load_named,
+    open_directory,
 )
 from keras_lc.store import base, chain, files, index, lock
 from keras_lc.store.directory import LocalDirectory
@@ -500,6 +501,7 @@ def test_a_directory_deleted_at_any_moment_of_a_save_costs_no_later_one(
         settled(directory)
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is deleted")
 @pytest.mark.parametrize("once", [True, False], ids=["once", "for good"])
 @pytest.mark.parametrize("title", ["delta", "chain dropped", "delta over an old base"])
 def test_a_disk_that_cannot_be_read_at_any_time_of_a_save_costs_only_that_save(
@@ -543,24 +545,78 @@ def test_a_disk_that_cannot_be_read_at_any_time_of_a_save_costs_only_that_save(
         n += 1
 
 
-def test_a_file_that_cannot_be_read_stops_neither_numbers_nor_chains(tmp_path: Path) -> None:
-    """What it holds may be the newest, or what a kept one builds on."""
-    states = walk(6)
-    checkpointer = run(tmp_path, states[:5], max_to_keep=1)
-    (tmp_path / index.INDEX).unlink()
+@contextmanager
+def unreadable(*names: str) -> Iterator[None]:
+    """A disk that does not hand out some files."""
     opened = LocalDirectory.open
 
     def read(self: LocalDirectory, name: str) -> Any:
-        if name == "cp-0003.lcd":
+        if name in names:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return opened(self, name)
 
     with mock.patch.object(LocalDirectory, "open", read):
-        for target in (checkpointer, toy_checkpointer(tmp_path, max_to_keep=1)):
-            with pytest.raises(StoreError, match=r"cp-0003\.lcd"):
-                save(target, states[5], "cp-0006")
+        yield
+
+
+def test_nothing_is_built_on_a_file_that_cannot_be_read_now(tmp_path: Path) -> None:
+    states = walk(6)
+    checkpointer = run(tmp_path, states[:5])
+    (tmp_path / index.INDEX).unlink()
+    with unreadable("cp-0003.lcd"), pytest.raises(StoreError, match=r"cp-0003\.lcd"):
+        save(checkpointer, states[5], "cp-0006")
     assert all(map(same, load_all(tmp_path).values(), states))
     save(checkpointer, states[5], "cp-0006")
+    assert kinds(tmp_path)["cp-0006"] == "delta"
+    assert same(restored(tmp_path, "cp-0006"), states[5])
+
+
+def test_a_file_that_cannot_be_read_stops_neither_saves_nor_numbers(tmp_path: Path) -> None:
+    """What it holds may be the newest, or build on what would be deleted."""
+    states = walk(9)
+    run(tmp_path, states[:5])
+    (tmp_path / index.INDEX).unlink()
+    later = toy_checkpointer(tmp_path, max_to_keep=1)
+    with unreadable("cp-0004.lcd", "cp-0005.lcd", index.INDEX):
+        with pytest.warns(UserWarning, match=r"cp-0005\.lcd"):
+            save(later, states[5], "another")
+        save(later, states[6], "bis")  # the warning comes once
+    assert all(map(same, load_all(tmp_path).values(), states))
+    assert [s.name for s in open_directory(directory_at(tmp_path)).listed][-2:] == [
+        "another",
+        "bis",
+    ]
+    save(later, states[7], "ter")
+    assert load_all(tmp_path).keys() == {"another", "bis", "ter"}
+
+
+def test_a_file_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    states = walk(4)
+    run(tmp_path, states[:3])
+    (tmp_path / index.INDEX).unlink()
+    before = (tmp_path / "cp-0001.weights.h5").read_bytes()
+    later = toy_checkpointer(tmp_path, max_to_keep=1)
+    with unreadable("cp-0001.weights.h5"), pytest.raises(StoreError, match="cp-0001"):
+        save(later, states[3], "cp-0001")
+    with unreadable("cp-0001.weights.h5"), pytest.warns(UserWarning, match="cp-0001"):
+        save(later, states[3], "other")
+    assert (tmp_path / "cp-0001.weights.h5").read_bytes() == before
+    assert load_all(tmp_path).keys() == {"cp-0001", "cp-0002", "cp-0003", "other"}
+
+
+def test_files_of_other_programs_stop_neither_saves_nor_pruning(tmp_path: Path) -> None:
+    states = walk(6)
+    (tmp_path / "mine.weights.h5").write_bytes(b"no checkpoint")
+    (tmp_path / "notes.lcd").write_bytes(b"no checkpoint either")
+    (tmp_path / "dir.lcd").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.lcd")
+    others = file_names(tmp_path)
+    with unreadable("mine.weights.h5"):
+        run(tmp_path, states, max_to_keep=1)
+    assert others < file_names(tmp_path)
+    contents = open_directory(directory_at(tmp_path))
+    assert [stored.name for stored in contents.listed][-1] == "cp-0006"
     assert same(restored(tmp_path, "cp-0006"), states[5])
 
 
@@ -569,18 +625,16 @@ def test_a_file_that_becomes_unreadable_during_a_save_lets_nothing_be_deleted(
 ) -> None:
     states = walk(6)
     checkpointer = run(tmp_path, states[:5], max_to_keep=1)
-    tidy, opened = checkpointer._tidy, LocalDirectory.open
-
-    def read(self: LocalDirectory, name: str) -> Any:
-        if name in ("cp-0003.lcd", index.INDEX):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return opened(self, name)
+    tidy = checkpointer._tidy
 
     def later() -> index.Contents:
-        with mock.patch.object(LocalDirectory, "open", read):
+        with unreadable("cp-0003.lcd", index.INDEX):
             return tidy()
 
-    with mock.patch.object(checkpointer, "_tidy", later):
+    with (
+        mock.patch.object(checkpointer, "_tidy", later),
+        pytest.warns(UserWarning, match=r"cp-0003\.lcd"),
+    ):
         save(checkpointer, states[5], "cp-0006")
     assert all(map(same, load_all(tmp_path).values(), states))
     assert len(load_all(tmp_path)) == 6

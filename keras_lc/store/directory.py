@@ -111,7 +111,9 @@ class LocalDirectory(Directory):
     def list(self) -> dict[str, str]:
         try:
             with os.scandir(self._path) as entries:
-                return {entry.name: _identity(entry) for entry in entries}
+                # to open a pipe would wait for whoever writes into it
+                plain = (entry for entry in entries if entry.is_file() or entry.is_dir())
+                return {entry.name: _identity(entry) for entry in plain}
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:

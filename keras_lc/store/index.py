@@ -26,6 +26,7 @@ BASE = ".weights.h5"
 DELTA = ".lcd"
 PACK = ".lcp"  # deltas one after another
 SHORTCUT = ".lcs"  # a delta that leads from a base straight to a later checkpoint
+_GAP = 1 << 20  # saves that files which cannot be read may hold
 _NONSENSE = (ValueError, TypeError, AttributeError, RecursionError)
 
 
@@ -87,7 +88,7 @@ class Contents:
 
     stored: list[Stored] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
-    unread: bool = False  # a file is there that the storage did not hand out
+    unread: set[str] = field(default_factory=set)  # files that the storage did not hand out
     doubles: list[Stored] = field(default_factory=list)  # of a pack, there as files as well
     shortcuts: list[Stored] = field(default_factory=list)
 
@@ -135,8 +136,19 @@ class Contents:
         return [f"{file}: {reason}" for file, reason in self.damaged.items()]
 
     @property
+    def withheld(self) -> set[str]:
+        """Files that cannot be read, and that others may build on or that may build on others. A
+        base builds on none, and where nothing lacks its parent, none builds on it."""
+        every = [*self.stored, *self.shortcuts]
+        known = {None, *self.by_digest, *self.shortcut_to}
+        complete = all(stored.parent in known for stored in every)
+        return {file for file in self.unread if not (complete and file.endswith(BASE))}
+
+    @property
     def next_serial(self) -> int:
-        return max((stored.serial for stored in self.stored), default=0) + 1
+        """One that comes after all, those of files that cannot be read now as well."""
+        last = max((stored.serial for stored in self.stored), default=0)
+        return last + (_GAP if self.unread else 1)
 
 
 def scan(directory: Directory) -> Contents:
@@ -158,9 +170,8 @@ def scan(directory: Directory) -> Contents:
             continue
         except (CheckpointError, OSError) as error:
             found, faults = [], [str(error)]
-            contents.unread |= isinstance(error, OSError) and not isinstance(
-                error, IsADirectoryError
-            )
+            if isinstance(error, OSError) and not isinstance(error, IsADirectoryError):
+                contents.unread.add(file)
         if faults:
             contents.damaged[file] = " ".join(faults)
         if file.endswith(SHORTCUT):
