@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from keras_lc import latest_checkpoint, list_checkpoints, pack, restore, verify
+from keras_lc import checkpointer, latest_checkpoint, list_checkpoints, pack, restore, verify
 from keras_lc.errors import DamagedError
 from keras_lc.loader import load, open_directory
 from keras_lc.store import chain, index
@@ -70,6 +71,18 @@ def test_the_newest_is_reached_in_few_steps(trained: tuple[Path, list[State]]) -
     assert verify(directory).ok
 
 
+def test_of_a_large_base_a_small_shortcut_follows_every_delta(tmp_path: Path, codec: str) -> None:
+    with mock.patch.object(checkpointer, "_LARGE", 0):
+        run(tmp_path, states := walk(14, rows=ROWS), codec=codec)
+    (direct,) = open_directory(directory_at(tmp_path)).shortcuts
+    small = direct.nbytes <= checkpointer._SMALL * (tmp_path / "cp-0001.weights.h5").stat().st_size
+    assert small == (codec == "balanced")
+    assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 5)
+    if codec == "lossless":
+        assert all(map(same, load_all(tmp_path).values(), states))
+    assert verify(tmp_path).ok
+
+
 def test_what_a_shortcut_passes_is_not_needed(copied: tuple[Path, list[State]]) -> None:
     directory, states = copied
     base, _, *later = route(directory, "cp-0028")
@@ -108,9 +121,9 @@ def test_without_either_way_it_is_damaged(copied: tuple[Path, list[State]]) -> N
 def test_training_goes_on_behind_a_shortcut(copied: tuple[Path, list[State]], codec: str) -> None:
     directory, states = copied
     more = walk(34, rows=ROWS)[28:]
-    checkpointer = toy_checkpointer(directory, codec=codec)
+    saving = toy_checkpointer(directory, codec=codec)
     for i, state in enumerate(more, start=29):
-        save(checkpointer, state, f"cp-{i:04d}", i)
+        save(saving, state, f"cp-{i:04d}", i)
     decoded = load_all(directory)
     assert all(map(same, list(decoded.values())[:28], states))
     assert len(decoded) == 34
@@ -139,10 +152,10 @@ def test_a_directory_with_a_shortcut_is_packed(copied: tuple[Path, list[State]])
 def test_a_base_that_only_a_shortcut_needs_is_kept(tmp_path: Path, codec: str) -> None:
     """Its name goes to another file; the checkpoints behind the shortcut build on it still."""
     states = walk(24, rows=ROWS)
-    checkpointer = run(tmp_path, states[:20], codec=codec, keyframe_every=100, max_to_keep=1)
+    earlier = run(tmp_path, states[:20], codec=codec, keyframe_every=100, max_to_keep=1)
     before = load_all(tmp_path)["cp-0020"]
     other = toy_checkpointer(tmp_path, codec=codec)
     save(other, states[21], "cp-0001")
     assert same(load_all(tmp_path)["cp-0020"], before)
-    assert checkpointer is not other
+    assert earlier is not other
     assert verify(tmp_path).ok
