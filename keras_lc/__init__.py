@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_lc.callback import LCModelCheckpoint
     from keras_lc.errors import CheckpointError
+    from keras_lc.exports import export
     from keras_lc.loader import (
         CheckpointInfo,
         Restored,
@@ -40,6 +41,7 @@ __all__ = [
     "LCModelCheckpoint",
     "Report",
     "Restored",
+    "export",
     "latest_checkpoint",
     "list_checkpoints",
     "pack",
@@ -51,6 +53,7 @@ __all__ = [
 _HOMES = {
     "CheckpointError": "errors",
     "LCModelCheckpoint": "callback",
+    "export": "exports",
     "Report": "report",
     "pack": "store.pack",
     "verify": "report",

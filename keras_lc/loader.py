@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
-
-import numpy as np
 
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import (
@@ -61,11 +59,10 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The state of a checkpoint, and what its base says about it."""
+    """The state of a checkpoint, and its base."""
 
     decoder: DeltaDecoder
-    base: Mapping[str, np.ndarray]
-    about: dict[str, Any]
+    base: base.Base
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
         True
     """
     loaded = load_latest(directory)
-    return None if loaded is None else _restore(loaded, model)
+    return None if loaded is None else put_back(loaded, model)
 
 
 def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
@@ -142,17 +139,20 @@ def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
         ...     print(error)
         there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
     """
-    return _restore(load_named(path), model)
+    return put_back(load_named(path), model)
 
 
-def _restore(loaded: Loaded, model: Any) -> Restored:
+def put_back(loaded: Loaded, model: Any) -> Restored:
+    """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
     from keras_lc.capture.configuration import rebuild  # these bring Keras and its backend
     from keras_lc.capture.keras import KerasCapture
 
     if model is None:
-        model = rebuild(loaded.about, repr(loaded.info.path))
+        model = rebuild(loaded.base.about, repr(loaded.info.path))
     try:
-        KerasCapture(model).restore(loaded.decoder.reconstruction, loaded.about, loaded.base)
+        KerasCapture(model).restore(
+            loaded.decoder.reconstruction, loaded.base.about, loaded.base.arrays
+        )
     except MismatchError as error:
         raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
     info = loaded.info
@@ -174,7 +174,7 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
             raise
         decoded = _follow(directory, other)
     info = describe(directory, contents, target)
-    return Loaded(decoded.decoder, decoded.base, decoded.about, info)
+    return Loaded(decoded.decoder, decoded.base, info)
 
 
 def _follow(directory: Directory, route: list[Stored]) -> Decoded:
@@ -230,7 +230,7 @@ def _read(directory: Directory, stored: Stored) -> memoryview:
 def _decode(data: memoryview, before: Decoded | None) -> Decoded:
     if before is None:
         content = base.read(data)
-        return Decoded(DeltaDecoder(content.arrays, copy=False), content.arrays, content.about)
+        return Decoded(DeltaDecoder(content.arrays, copy=False), content)
     before.decoder.decode(bytes(data))
     return before
 

@@ -17,7 +17,8 @@ STORE = {"keras_lc.store", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
     "capture": {"store", "checkpointer", "loader", "callback", "background"},
     "checkpointer": {"callback"},
-    "loader": {"callback", "checkpointer", "background", "report"},
+    "loader": {"callback", "checkpointer", "background", "report", "exports"},
+    "exports": {"callback", "checkpointer", "background", "report"},
     "report": {"callback", "checkpointer", "background", "capture"},
     "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
 }

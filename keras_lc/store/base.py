@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -19,19 +20,23 @@ import h5py
 import numpy as np
 
 from keras_lc.dtypes import dtype_name, parse_dtype
-from keras_lc.errors import DamagedError
+from keras_lc.errors import CheckpointError, DamagedError, MismatchError
 from keras_lc.store import record
 from keras_lc.store.directory import Directory
 
 GROUP = "keras_lc"
+_METRICS = "metrics/"  # what Keras stores of a state that is no part of it
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a base file holds: tensors by name, and free JSON about them."""
+    """What a base file holds: tensors by name, free JSON about them, and where they lie in its
+    bytes."""
 
     arrays: dict[str, np.ndarray]
     about: dict[str, Any]
+    places: dict[str, str]
+    data: memoryview
 
 
 def write(
@@ -58,13 +63,55 @@ def write(
     """
     start = len(record.head(header, 0, align=True))
     with directory.write_once(name) as file:
-        watched = _Watched(file)
-        try:
-            with h5py.File(watched, "w", userblock_size=start) as h5:
-                _fill(h5, arrays, layout, about)
-        except (RuntimeError, OSError) as error:
-            raise watched.error or OSError(str(error)) from error
+        with _writing(file, start) as h5:
+            _fill(h5, arrays, layout, about)
         return record.seal(file, header, start)
+
+
+def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write what Keras stores of a state as a plain weights file.
+
+    Args:
+        file: to write into.
+        content: the base of the state.
+        arrays: the state; `content.arrays` for that of the base itself.
+
+    Raises:
+        MismatchError: the base holds what Keras computes from the tensors, and this is another
+            state.
+    """
+    names = {place: name for name, place in content.places.items()}
+    changed = arrays is not content.arrays
+
+    def copy(place: str, item: Any) -> None:
+        if isinstance(item, h5py.Group) or place.startswith(f"{GROUP}/"):
+            return
+        _plain(source, place, len(content.data))
+        if place in names:
+            _store(target, place, arrays[names[place]])
+        elif changed and not place.startswith(_METRICS):
+            raise MismatchError(
+                f"{place!r} of a weights file is computed by Keras from the model; restore the "
+                "checkpoint into the model and call its `save_weights`."
+            )
+        else:
+            source.copy(item, target, place)
+
+    with h5py.File(_Memory(content.data), "r") as source, _writing(file) as target:
+        source.visititems(copy)
+
+
+@contextmanager
+def _writing(file: BinaryIO, start: int = 0) -> Iterator[h5py.File]:
+    """An HDF5 file behind `start` bytes of another; the error is the one that writing met."""
+    watched = _Watched(file)
+    try:
+        with h5py.File(watched, "w", userblock_size=start) as h5:
+            yield h5
+    except CheckpointError:
+        raise
+    except (RuntimeError, OSError) as error:
+        raise watched.error or OSError(str(error)) from error
 
 
 class _Watched:
@@ -140,13 +187,15 @@ def read(data: memoryview) -> Base:
             table = _plain(h5, f"{GROUP}/table", len(data))
             document = json.loads(table[()].tobytes())
             arrays: dict[str, np.ndarray] = {}
+            places: dict[str, str] = {}
             left = len(data)
             for name, dtype, shape, place in document["tensors"]:
                 if not isinstance(name, str) or name in arrays:
                     raise DamagedError(f"the base names a tensor {name!r}, or names it twice.")
                 arrays[name] = _load(h5, data, place, parse_dtype(dtype), shape, left)
+                places[name] = place
                 left -= arrays[name].nbytes
-            return Base(arrays, dict(document["about"]))
+            return Base(arrays, dict(document["about"]), places, data)
     except (
         OSError,
         LookupError,

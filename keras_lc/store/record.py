@@ -168,7 +168,7 @@ def read(file: BinaryIO, frame: Frame) -> memoryview:
     A thread hashes each block while the next one is read. A file is not mapped: where it lies
     on another machine and is deleted there, reading on is an error, but a mapping kills.
     """
-    data = memoryview(np.empty(frame.end - DIGEST, np.uint8))  # in large pages, if it is large
+    data = np.empty(frame.end - DIGEST, np.uint8).data  # in large pages, if it is large
     digest = hashlib.sha256()
     size = max(_BLOCK, len(data) // _BLOCKS + 1)
     with ThreadPoolExecutor(1, "keras_lc-hash") as hasher:

@@ -1,0 +1,103 @@
+"""One checkpoint as a plain file of another format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from keras_lc.errors import OptionError, StoreError
+from keras_lc.loader import Loaded, load_named, put_back
+from keras_lc.store import base, safetensors
+from keras_lc.store.locate import directory_at, split
+
+
+def export(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], overwrite: bool = False
+) -> None:
+    """Write one checkpoint, decoded, as a file that needs no keras_lc to be read.
+
+    Args:
+        path: of the checkpoint, as for `restore`.
+        target: the file to write, a path or URL. Its suffix says what it becomes:
+            `.weights.h5`, for `model.load_weights`; `.keras`, the whole model, for which Keras
+            rebuilds it; `.safetensors`, weights, seeds and optimizer by the paths of their
+            variables, or as `weights/0`, ... where several share a path. Keras' own formats
+            leave seeds out. Only `.keras` needs Keras.
+        overwrite: whether a file that is there already may be replaced.
+
+    Raises:
+        NotFoundError, DamagedError: as for `restore`.
+        OptionError: the suffix is none of these.
+        StoreError: there is such a file, or it cannot be written.
+        MismatchError: the model cannot be rebuilt, or the format cannot hold this state.
+
+    Example:
+        >>> import keras, keras_lc, numpy as np, tempfile
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> model.compile("adam", "mse")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save = keras_lc.LCModelCheckpoint(directory + "/cp-{epoch:04d}")
+        ...     x, y = np.ones((8, 4)), np.ones((8, 2))
+        ...     _ = model.fit(x, y, epochs=2, verbose=0, callbacks=[save])
+        ...     keras_lc.export(directory + "/cp-0002", directory + "/best.weights.h5")
+        ...     model.load_weights(directory + "/best.weights.h5")
+    """
+    text = os.fspath(target)
+    write = next((write for suffix, write in _WRITERS.items() if text.endswith(suffix)), None)
+    if write is None:
+        raise OptionError(
+            f"target={text!r}: expected a file name that ends in {', '.join(_WRITERS)}."
+        )
+    parent, name = split(text)
+    directory = directory_at(parent)
+    if not overwrite and name in directory.list():
+        raise StoreError(f"{text!r} is there already; pass overwrite=True to replace it.")
+    loaded = load_named(path)
+    with directory.write_once(name) as file:
+        write(loaded, file)
+
+
+def _weights(loaded: Loaded, file: BinaryIO) -> None:
+    own = loaded.info.kind == "base"
+    base.write_plain(
+        file, loaded.base, loaded.base.arrays if own else loaded.decoder.reconstruction
+    )
+
+
+def _model(loaded: Loaded, file: BinaryIO) -> None:
+    model = put_back(loaded, None).model
+    with tempfile.TemporaryDirectory(prefix="keras_lc-") as scratch:
+        path = Path(scratch) / "model.keras"
+        model.save(path)
+        with open(path, "rb") as saved:
+            shutil.copyfileobj(saved, file)
+
+
+def _tensors(loaded: Loaded, file: BinaryIO) -> None:
+    info, arrays = loaded.info, loaded.decoder.reconstruction
+    metadata = {"epoch": info.epoch, "batch": info.batch, "step": info.step}
+    safetensors.write(
+        file,
+        {label: arrays[name] for name, label in _labels(loaded).items()},
+        {key: str(value) for key, value in metadata.items()},
+    )
+
+
+def _labels(loaded: Loaded) -> dict[str, str]:
+    """Tensor to the path of its variable, or to its own name where that path is not its alone."""
+    labels: Mapping[str, str] = loaded.base.about.get("labels", {})
+    counts = Counter(labels.values())
+    alone = {name: label for name, label in labels.items() if counts[label] == 1}
+    return {name: alone.get(name, name) for name in loaded.base.arrays}
+
+
+_WRITERS: dict[str, Callable[[Loaded, BinaryIO], None]] = {
+    ".weights.h5": _weights,
+    ".keras": _model,
+    ".safetensors": _tensors,
+}
