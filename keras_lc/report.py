@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -103,7 +103,9 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
             if stored.parent is not None and before is None:
                 _compare(directory, stored)
                 raise DamagedError("what it builds on is damaged or missing.")
-            after = decode(directory, stored, copy.deepcopy(before) if shared else before)
+            if before is not None and shared:
+                before = replace(before, decoder=copy.deepcopy(before.decoder))
+            after = decode(directory, stored, before)
             if stored.digest in ends:
                 states[stored.digest] = _fingerprint(after)
         except CheckpointError as error:

@@ -171,6 +171,7 @@ def _fails(
     return ask
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is deleted")
 @pytest.mark.parametrize("once", [True, False], ids=["once", "for good"])
 @pytest.mark.parametrize("again", [True, False], ids=["names again", "new names"])
 def test_a_connection_that_fails_at_any_request_costs_only_that_save(
