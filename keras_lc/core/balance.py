@@ -15,6 +15,7 @@ from keras_lc.core.floats import largest, positive_range, real_dtype
 from keras_lc.core.live import Live, every_of, rms, sample
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.presets import Balanced
+from keras_lc.core.products import dot
 from keras_lc.core.spec import TensorSpec
 from keras_lc.core.tiles import ALL, every
 
@@ -279,7 +280,7 @@ class Balance:
             return codec.tolerance**2 * size
         moved = sample(self._live.state[weight]).astype(ratio.dtype)
         moved -= self._live.seen[weight].astype(ratio.dtype)
-        beta = float(ratio @ moved) / (float(ratio @ ratio) or 1.0)
+        beta = dot(ratio, moved) / (dot(ratio, ratio) or 1.0)
         before = _MEMORY**self._live.steps if self._live.steps else self._likeness(i)
         self._coast[weight] = beta * _MEMORY / max(1 - before, 1 - _MEMORY)
         noise = self._noise(weight, codec)
@@ -291,7 +292,7 @@ class Balance:
         """How much of first moment `i` is that of the last checkpoint: their correlation."""
         real = real_dtype(self._live.state[i].dtype)
         now, then = sample(self._live.state[i]).astype(real), self._live.seen[i].astype(real)
-        return float(now @ then) / (rms(now) * rms(then) * now.size or 1.0)
+        return dot(now, then) / (rms(now) * rms(then) * now.size or 1.0)
 
     def _lost_momentum(self, i: int) -> np.ndarray | None:
         """How far weight `i` would still have gone by the part of its first moment that is not

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from keras_lc.core.floats import real_dtype
+from keras_lc.core.products import dot
 from keras_lc.core.state import Chain
 
 _SAMPLE = 4096
@@ -64,4 +65,4 @@ def sample(array: np.ndarray) -> np.ndarray:
 
 def rms(array: np.ndarray) -> float:
     """Root mean square, 0 of nothing."""
-    return float(np.sqrt(float(array @ array) / max(1, array.size)))
+    return float(np.sqrt(dot(array, array) / max(1, array.size)))

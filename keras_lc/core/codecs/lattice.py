@@ -23,6 +23,7 @@ from keras_lc.core.codecs.outer import Outer, Scale
 from keras_lc.core.floats import largest, real_dtype
 from keras_lc.core.integers import Integers
 from keras_lc.core.matrix import Matrix
+from keras_lc.core.products import dot
 from keras_lc.core.tiles import ALL
 from keras_lc.errors import DamagedError
 
@@ -369,9 +370,9 @@ def _beta(residual: np.ndarray, exponent: int, moment: np.ndarray | None) -> flo
     if moment is None:
         return 0.0
     direction = moment.astype(residual.dtype)
-    energy, along = float(direction @ direction), float(direction @ residual)
+    energy, along = dot(direction, direction), dot(direction, residual)
     # a prediction must explain a noticeable part of the movement to be worth its noise
-    if not along * along > 0.02 * energy * float(residual @ residual):
+    if not along * along > 0.02 * energy * dot(residual, residual):
         return 0.0
     beta = along / energy / float(_power(exponent - FINE, residual.dtype))
     if not abs(beta) < LIMIT // 2:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core.matrix import Matrix
+from keras_lc.core.products import product
 from keras_lc.errors import DamagedError
 
 WORTH = 2.0  # energy of a component for each of its numbers, in units of the error of one
@@ -122,8 +123,8 @@ class Outer:
         columns = right.shape[1]
         start, stop = (0, left.shape[0] * columns) if tile is None else (tile.start, tile.stop)
         first = start // columns  # row
-        product: np.ndarray = (left[first : -(-stop // columns)] @ right).reshape(-1)
-        return product[start - first * columns : stop - first * columns]
+        values = product(left[first : -(-stop // columns)], right).reshape(-1)
+        return values[start - first * columns : stop - first * columns]
 
     def symbols(self) -> list[np.ndarray]:
         """The integers, one array for each run of `Scale.classes`, rows first."""
@@ -176,8 +177,8 @@ def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> O
     a = np.rint(left[:, :kept].astype(np.float64) * (np.ldexp(1.0, top - shifts) / step))
     # the columns make up for the rounding of the rows
     basis = a * np.ldexp(step, shifts - top)
-    projected = (basis.T.astype(target.dtype) @ target).astype(np.float64)
-    gram = basis.T @ basis + 1e-9 * np.eye(kept)  # a vector may have been rounded to zero
+    projected = product(basis.T.astype(target.dtype), target).astype(np.float64)
+    gram = product(basis.T, basis) + 1e-9 * np.eye(kept)  # a vector may have been rounded to zero
     b = np.rint(np.linalg.solve(gram, projected) / step)
     area, top = float(np.ldexp(area, 2 * lift)), top + lift
     if not 1e-300 < area < 1e300 or top not in _EXPONENTS:
@@ -190,21 +191,20 @@ def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> O
 def _leading(target: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Leading left singular vectors (rows x rank) and singular values, largest first."""
     start = np.random.default_rng(0).standard_normal((target.shape[1], rank))
-    basis = _orthonormal(target @ start.astype(target.dtype))
+    basis = _orthonormal(product(target, start.astype(target.dtype)))
     for _ in range(_ITERATIONS):
-        basis = _orthonormal(target @ (target.T @ basis))
-    inner = basis.T @ target
-    squares, turn = np.linalg.eigh((inner @ inner.T).astype(np.float64))
+        basis = _orthonormal(product(target, product(target.T, basis)))
+    inner = product(basis.T, target)
+    squares, turn = np.linalg.eigh(product(inner, inner.T).astype(np.float64))
     sizes = np.sqrt(np.maximum(squares[::-1], 0))
-    return basis @ turn[:, ::-1].astype(target.dtype), sizes
+    return product(basis, turn[:, ::-1].astype(target.dtype)), sizes
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
     """An orthonormal basis of what the columns span, and zeros where they span less."""
     largest = np.abs(columns).max()
     columns = columns / (largest or 1)
-    squares, turn = np.linalg.eigh((columns.T @ columns).astype(np.float64))
+    squares, turn = np.linalg.eigh(product(columns.T, columns).astype(np.float64))
     sound = squares > np.finfo(columns.dtype).eps * squares[-1]
     turn *= np.where(sound, 1 / np.sqrt(np.where(sound, squares, 1)), 0)
-    basis: np.ndarray = columns @ turn.astype(columns.dtype)
-    return basis
+    return product(columns, turn.astype(columns.dtype))

@@ -301,8 +301,8 @@ def axes(v: np.ndarray, view: Matrix) -> np.ndarray:
     for first in range(0, view.rows, height):
         last = min(first + height, view.rows)
         block = part(slice(first * view.columns, last * view.columns)).reshape(last - first, -1)
-        rows[first:last] = block @ np.ones(view.columns, real)
-        columns += np.ones(last - first, real) @ block
+        rows[first:last] = block.sum(axis=1)
+        columns += block.sum(axis=0)
     mean = quarters(rows.sum(), v.size)
     ends = [quarters(rows, view.columns), quarters(columns, view.rows) - mean]
     return np.rint(np.concatenate(ends)).astype(np.int16)
