@@ -2,7 +2,8 @@
 
 A save goes down, a restore comes back up, and nothing goes anywhere else:
 
-    fit()          callback.py      Keras' events; schedule.py says when a save is due
+    fit()          callback.py      Keras' events; schedule.py says when a save is due,
+      |            resume.py        where to go on; preempt.py hears signals
       |            capture/         the training state, copied to named numpy arrays
       |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
       |            core/            arrays to bytes: codecs/ are the methods, one a file
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         restore_latest,
     )
     from keras_lc.report import Report, verify
+    from keras_lc.skip import skip_batches
     from keras_lc.store.pack import pack
 
 __version__ = "0.1.0"
@@ -47,6 +49,7 @@ __all__ = [
     "pack",
     "restore",
     "restore_latest",
+    "skip_batches",
     "verify",
 ]
 
@@ -56,6 +59,7 @@ _HOMES = {
     "export": "exports",
     "Report": "report",
     "pack": "store.pack",
+    "skip_batches": "skip",
     "verify": "report",
 }
 

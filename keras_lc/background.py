@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,13 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 class Background:
     """Runs one job at a time, beside the caller or, with `threaded=False`, in its place.
 
-    The interpreter waits for the last job before it exits.
+    The interpreter waits for the last job before it exits. A failure that nobody has waited for
+    is then a warning.
     """
 
     def __init__(self, threaded: bool = True):
         self._threaded = threaded
         self._pool: ThreadPoolExecutor | None = None
-        self._job: Future[None] | None = None
+        self._jobs: list[Future[None]] = []  # the last one, until it has been waited for
+        weakref.finalize(self, _report, self._jobs)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run a job once the one before has ended; its failure is raised here."""
@@ -25,10 +29,15 @@ class Background:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "keras_lc")
-        self._job = self._pool.submit(job)
+        self._jobs.append(self._pool.submit(job))
 
     def wait(self) -> None:
         """Return when no job is in flight; raise what the last one failed with, once."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
+        while self._jobs:
+            self._jobs.pop().result()
+
+
+def _report(jobs: list[Future[None]]) -> None:
+    for job in jobs:
+        if error := job.exception():
+            warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=2)

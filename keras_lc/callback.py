@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.utils import io_utils
 
+from keras_lc.capture import run, running
 from keras_lc.capture.keras import KerasCapture
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.loader import CheckpointInfo
-from keras_lc.schedule import BatchSchedule
+from keras_lc.loader import CheckpointInfo, Loaded
+from keras_lc.preempt import REQUEUE, Preemption
+from keras_lc.resume import Run
+from keras_lc.schedule import TimeSchedule, schedule
 from keras_lc.template import Template, split
 
 
@@ -37,15 +41,21 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         save_best_only: save only when `monitor` has improved.
         save_weights_only: store weights and seeds, not the optimizer.
         mode: `"auto"`, `"min"` or `"max"`: what an improvement is.
-        save_freq: `"epoch"`, or a number of batches.
+        save_freq: `"epoch"`, a number of batches, or a `datetime.timedelta`.
         initial_value_threshold: the value that the first save must improve on.
         codec: how deltas are stored: `"balanced"`, `"smallest"`, `"fast"`, `"lossless"`,
             `"int8"`, `"lc"`, a codec of `keras_lc.core`, or a mapping from patterns of tensor
             names to these.
-        final_codec: codec of the checkpoint after the last epoch of `fit`.
+        final_codec: codec of the last checkpoint of `fit`, and of one that a signal asks for.
         keyframe_every: checkpoints from one base to the next.
         max_to_keep: number of newest checkpoints to keep, with what they build on.
+        resume: go on from the newest checkpoint of this template, if there is one: the same script
+            with a plain `fit(..., epochs=N)`, started again, ends as if it had never been
+            stopped. The callback then acts after all others, whose state it keeps as well. One
+            callback of a `fit` may do so.
         background: False encodes and writes in the training thread.
+        signals: names such as `("SIGUSR1", "SIGTERM")`: after one of them the next batch is the
+            last; a checkpoint is made, training ends, and `exit_code` is 75.
         on_saved: called with a `CheckpointInfo` after each durable save, in the writing thread.
         on_error: `"raise"` when a save fails (at the next save or the end of training), or
             `"warn"` and train on.
@@ -74,14 +84,16 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         save_best_only: bool = False,
         save_weights_only: bool = False,
         mode: str = "auto",
-        save_freq: str | int = "epoch",
+        save_freq: str | int | timedelta = "epoch",
         initial_value_threshold: float | None = None,
         *,
         codec: CodecLike = "balanced",
         final_codec: CodecLike = "lossless",
         keyframe_every: int = 64,
         max_to_keep: int | None = None,
+        resume: bool = False,
         background: bool = True,
+        signals: Iterable[str | int] = (),
         on_saved: Callable[[CheckpointInfo], Any] | None = None,
         on_error: str = "raise",
     ):
@@ -91,6 +103,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
+        self.resume = resume
         self._template = Template(filepath)
         self.filepath = self._template.text
         Rules(final_codec)
@@ -109,11 +122,24 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         self._capture: KerasCapture | None = None
         self._last_step = 0
         self._epoch = 0
-        if save_freq != "epoch":
-            self._batches = BatchSchedule(save_freq)  # type: ignore[arg-type]
+        self._schedule = None if save_freq == "epoch" else schedule(save_freq)  # type: ignore[arg-type]
+        self._preemption = Preemption(signals)
+        self._run = Run(self._template, save_weights_only) if resume else None
+        self._batch = 0
+        self._began = 0  # at which step
+        self._saved = (-1, False)  # step of the last checkpoint, and whether it will do as the last
+        self._left = False  # in the middle of an epoch, because of a signal
+        self._exit_code = 0
+        if self._schedule or self._run or self._preemption:
             # A method of the class would cost every user of epochs the asynchronous dispatch
             # of callbacks.
             self.on_train_batch_end = self._on_train_batch_end
+
+    @property
+    def exit_code(self) -> int:
+        """What a script should end with, `sys.exit(callback.exit_code)`: 75 (try again later) if a
+        signal stopped training before its end, else 0."""
+        return self._exit_code
 
     def wait(self) -> None:
         """Return when every save asked for is durable; raise what the last one failed with.
@@ -124,42 +150,107 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model = self.model
+        fit = running.find(model)
+        if self._run and fit and fit.moves_last(self):
+            return
         if self._capture is None or self._capture.model is not model:
             self._capture = KerasCapture(model, self.save_weights_only)
             self._last_step = 0
             fresh = True
         else:
             fresh = self._capture.step < self._last_step
-        if fresh and self._template.directory is not None:
+        self._left, self._exit_code = False, 0
+        if self._run and (found := self._run.begin(model, self._capture.step, self._epochs)):
+            self._go_on(*found)
+        elif fresh and self._template.directory is not None:
             self._begin_chain(self._template.directory)
+        self._began = self._capture.step
+        if self._preemption:
+            self._preemption.listen(lambda at: fit is None or running.find(model, at) is not None)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._epoch = epoch
+        if self._run:
+            self._run.begin_epoch(epoch)
 
     def _on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self._batches.due(batch):
+        self._batch = batch
+        model = self.model if self._run and self._run.skipping else self._model
+        skipped = self._run is not None and self._run.skipped(batch)
+        if self._preemption.received:
+            if not skipped:
+                self._save(self._epoch, batch, logs or {}, asked=True)
+                self._checkpointer.wait()  # there may be little time
+            self._left, self._exit_code = True, REQUEUE
+            model.stop_training = True
+        elif self._schedule and not skipped and self._schedule.due(batch):
             self._save(self._epoch, batch, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.save_freq == "epoch":
+        if self._run:
+            self._run.end_epoch(self._left)
+        if self._left:
+            return
+        if self._preemption.received:
+            self.model.stop_training = True
+            self._exit_code = REQUEUE if epoch + 1 < self._epochs else 0
+            self._save(epoch, None, logs or {}, asked=True)
+        elif self.save_freq == "epoch":
             self._save(epoch, None, logs or {})
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.wait()
+        try:
+            if self._lacks_end():
+                self._save(self._epoch, None, logs or {}, asked=True)
+            self.wait()
+        finally:
+            self._preemption.close()
+            if self._run:
+                self._run.end()
+
+    def _lacks_end(self) -> bool:
+        """Whether this `fit` has trained, and no checkpoint is of the state that it leaves."""
+        if self._capture is None or self._left or self.save_best_only:
+            return False
+        step = self._capture.step
+        return step != self._began and self._saved != (step, True)
+
+    @property
+    def _epochs(self) -> int:
+        return int((self.params or {}).get("epochs") or 0)
 
     def _begin_chain(self, directory: str) -> None:
         """A new chain in a directory, or the one that the model has been restored from."""
-        self.wait()
-        self._directory = directory
-        self._checkpointer = Checkpointer(directory, **self._options)
+        self._open(directory)
         capture = self._capture
         assert capture is not None
         if capture.step and capture.model.built:
             self._checkpointer.adopt(capture)
 
-    def _save(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> None:
-        path = self._template.fill(epoch, batch, logs)
-        if not self._wanted(epoch, logs, path):
+    def _go_on(self, loaded: Loaded, notes: Mapping[str, Any]) -> None:
+        """Continue a chain as if this process had made it."""
+        assert self._capture is not None
+        assert self._template.directory is not None
+        self._open(self._template.directory)
+        arrays = loaded.decoder.reconstruction
+        self._checkpointer.resume(loaded, run.specs(arrays, self._capture.specs))
+        if self._schedule:
+            self._schedule.restore(notes["schedule"])
+
+    def _open(self, directory: str) -> None:
+        self.wait()
+        self._directory = directory
+        self._checkpointer = Checkpointer(directory, **self._options)
+
+    def _save(
+        self, epoch: int, batch: int | None, logs: Mapping[str, Any], asked: bool = False
+    ) -> None:
+        """Save at the end of a batch or, None, of an epoch; asked, whatever its worth, and as the
+        last one."""
+        path = self._path(epoch, batch, logs, asked)
+        if asked:
+            self._say(f"\nEpoch {epoch + 1}: saving model to {path}")
+        elif not self._wanted(epoch, logs, path):
             return
         directory, name = split(path)
         if directory != self._directory:
@@ -167,21 +258,40 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         capture, checkpointer = self._capture, self._checkpointer
         assert capture is not None
         checkpointer.wait()  # the buffers of the snapshot are in use until then
+        ends = self._ends(epoch, batch, self.model)  # on jax, its variables hold nothing before
         snapshot = capture.snapshot()
+        if self._run:
+            state = self._schedule.state() if self._schedule else {}
+            snapshot = self._run.extended(snapshot, batch is not None, state)
         if checkpointer.base_due(name, snapshot):
             snapshot = capture.described(snapshot)
         self._last_step = snapshot.step
-        ends = batch is None and (
-            epoch + 1 == self.params.get("epochs") or capture.model.stop_training
-        )
+        codec = self._final_codec if ends or asked else None
+        rules = str(Rules(self._options["codec"] if codec is None else codec))
+        last = rules in (str(Rules(self._final_codec)), str(Rules("lossless")))
+        self._saved = (snapshot.step, last or snapshot.layout is not None)
         checkpointer.save(
             snapshot,
             name,
             epoch=epoch + (batch is None),
             batch=0 if batch is None else batch + 1,
             logs=logs,
-            codec=self._final_codec if ends else None,
+            codec=codec,
         )
+
+    def _ends(self, epoch: int, batch: int | None, model: Any) -> bool:
+        """Whether training ends here, as far as this can be known."""
+        steps = (self.params or {}).get("steps")
+        if batch is not None and not (steps and batch + 1 >= steps):
+            return False
+        return epoch + 1 == self._epochs or (batch is None and model.stop_training)
+
+    def _path(self, epoch: int, batch: int | None, logs: Mapping[str, Any], asked: bool) -> str:
+        if batch is not None and (asked or isinstance(self._schedule, TimeSchedule)):
+            return self._template.fill_within(epoch, batch, logs)
+        if asked and self._template.tells_batch:
+            batch = self._batch
+        return self._template.fill(epoch, batch, logs)
 
     def _wanted(self, epoch: int, logs: Mapping[str, Any], path: str) -> bool:
         """Whether to save, by the monitored value, and the line that says so."""

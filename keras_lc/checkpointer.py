@@ -16,10 +16,10 @@ import numpy as np
 
 from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
-from keras_lc.core import DeltaEncoder, Rules
+from keras_lc.core import DeltaEncoder, Rules, TensorSpec
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
-from keras_lc.loader import CheckpointInfo, describe, load
+from keras_lc.loader import CheckpointInfo, Loaded, describe, load
 from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at
@@ -146,6 +146,13 @@ class Checkpointer:
         self.wait()
         with self._failures():
             self._background.submit(lambda: self._commit(snapshot, header, codec))
+
+    def resume(self, loaded: Loaded, specs: list[TensorSpec]) -> None:
+        """Go on with the chain of a checkpoint that has been loaded; its decoder is taken over."""
+        self.wait()
+        contents = index.scan(self.directory)
+        self._encoder = DeltaEncoder.resume(loaded.decoder, self._codec, specs)
+        self._chain = chain.ancestry(contents, loaded.stored)
 
     def adopt(self, source: Source) -> None:
         """Go on with the chain of the checkpoint that a model has just been restored from:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,6 +70,7 @@ class Loaded(Decoded):
     """A checkpoint that was found and decoded."""
 
     info: CheckpointInfo
+    stored: Stored
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
             raise
         decoded = _follow(directory, other)
     info = describe(directory, contents, target)
-    return Loaded(decoded.decoder, decoded.base, info)
+    return Loaded(decoded.decoder, decoded.base, info, target)
 
 
 def _follow(directory: Directory, route: list[Stored]) -> Decoded:
@@ -235,8 +236,14 @@ def _decode(data: memoryview, before: Decoded | None) -> Decoded:
     return before
 
 
-def load_latest(directory: str | os.PathLike[str]) -> Loaded | None:
+def load_latest(
+    directory: str | os.PathLike[str], owns: Callable[[str], bool] = lambda name: True
+) -> Loaded | None:
     """The newest checkpoint that is intact, with a warning for each newer one that is not.
+
+    Args:
+        directory: a path or URL.
+        owns: which names to look at.
 
     Raises:
         DamagedError: there are checkpoints, but none is intact.
@@ -246,6 +253,8 @@ def load_latest(directory: str | os.PathLike[str]) -> Loaded | None:
     contents = open_directory(place)
     faults = contents.faults
     for stored in reversed(contents.listed):
+        if not owns(stored.name):
+            continue
         try:
             loaded = load(place, contents, stored)
         except CheckpointError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -42,12 +43,15 @@ class Template:
                 f"the filepath {self.text!r} names a directory; add a file name, for example "
                 f"{os.path.join(self.text, 'cp-{epoch:04d}')!r}."
             )
+        fields = {field for _, field, _, _ in Formatter().parse(self.text)}
+        self.tells_batch = "batch" in fields
         self.directory = None if "{" in head else head
         self._name = re.compile(
             "".join(
                 re.escape(literal) + ("" if field is None else ".+")
                 for literal, field, _, _ in Formatter().parse(strip_suffix(tail))
             )
+            + r"(-b\d+)?"
         )
 
     def fill(self, epoch: int, batch: int | None, logs: Mapping[str, Any]) -> str:
@@ -71,6 +75,17 @@ class Template:
             raise TemplateError(
                 f"the filepath {self.text!r} cannot be filled in: {error}."
             ) from error
+
+    def fill_within(self, epoch: int, batch: int, logs: Mapping[str, Any]) -> str:
+        """The path for a save in the middle of an epoch, which the template need not know of:
+        without `{batch}` it gets `-b` and the number of batches, logs not yet known are NaN."""
+        names = {field for _, field, _, _ in Formatter().parse(self.text) if field}
+        unknown = dict.fromkeys(names, math.nan)
+        path = self.fill(epoch, batch, unknown | {"batch": batch + 1} | dict(logs))
+        if self.tells_batch:
+            return path
+        name = locate.split(path)[1]
+        return f"{path.removesuffix(name)}{strip_suffix(name)}-b{batch + 1:04d}"
 
     def fits(self, name: str) -> bool:
         """Whether a checkpoint of this name may have come from this template."""

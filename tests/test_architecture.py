@@ -16,7 +16,8 @@ CORE = {"keras_lc.core", "keras_lc.dtypes", "keras_lc.errors"}
 STORE = {"keras_lc.store", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
     "capture": {"store", "checkpointer", "loader", "callback", "background"},
-    "checkpointer": {"callback"},
+    "checkpointer": {"callback", "resume"},
+    "resume": {"callback", "checkpointer", "background"},
     "loader": {"callback", "checkpointer", "background", "report", "exports"},
     "exports": {"callback", "checkpointer", "background", "report"},
     "report": {"callback", "checkpointer", "background", "capture"},
@@ -68,6 +69,9 @@ def within(name, allowed):
         ("store", {"numpy", "h5py", "ml_dtypes", "fsspec"}, STORE),
         ("errors", set(), set()),
         ("background", set(), {"keras_lc.errors"}),
+        ("preempt", set(), {"keras_lc.errors"}),
+        ("schedule", set(), {"keras_lc.errors"}),
+        ("skip", set(), {"keras_lc.errors"}),
     ],
 )
 def test_the_lower_floors_stand_on_little(part, outside, inside):

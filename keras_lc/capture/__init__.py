@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_lc.core import TensorSpec
 
+RUN = "run/"  # begins the names of tensors that are no part of the model or its optimizer
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lc.capture import Snapshot
+from keras_lc.capture import RUN, Snapshot
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.optimizers import moments, optimizers_of, title
@@ -59,6 +59,11 @@ class KerasCapture:
     def step(self) -> int:
         """Iterations that the optimizer has made; of several, the one that has made most."""
         return max((int(one.iterations) for one in optimizers_of(self.model)), default=0)
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """The role of each tensor of a snapshot."""
+        return [tensor.spec for tensor in self._tensors()]
 
     def snapshot(self) -> Snapshot:
         """Copy the state. The arrays are the capture's own buffers, which the next snapshot
@@ -115,9 +120,8 @@ class KerasCapture:
             build(self.model, about)
         has_optimizer = any(name.startswith("optimizer/") for name in arrays)
         self.weights_only = not (has_optimizer and optimizers_of(self.model))
-        names = [
-            name for name in arrays if not (self.weights_only and name.startswith("optimizer/"))
-        ]
+        without = ("optimizer/", RUN) if self.weights_only else RUN
+        names = [name for name in arrays if not name.startswith(without)]
         labels, like = about.get("labels", {}), arrays if like is None else like
         tensors = {tensor.spec.name: tensor for tensor in self._model_tensors()}
         rest = [name for name in names if not name.startswith("optimizer/")]
