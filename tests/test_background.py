@@ -95,3 +95,26 @@ def test_the_interpreter_waits_for_the_last_job() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.parametrize("left", ["pass", "raise KeyError('training')"])
+def test_a_failure_that_nobody_waited_for_is_told_at_exit(left: str) -> None:
+    script = (
+        "from keras_lc.background import Background\n"
+        "def job():\n"
+        "    raise OSError('the disk is full')\n"
+        "background = Background()\n"
+        "background.submit(job)\n"
+        f"{left}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "a checkpoint was not saved: the disk is full" in done.stderr
+    assert done.returncode == (left != "pass")
+
+
+def test_a_failure_that_was_raised_is_not_told_again() -> None:
+    background = Background()
+    background.submit(fail(StoreError("full")))
+    with pytest.raises(StoreError):
+        background.wait()
+    del background  # a warning would be an error here
