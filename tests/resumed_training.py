@@ -6,6 +6,7 @@ The environment of the script is that of a user: a seed, a model, data, `fit`.
 import functools
 import json
 import os
+import random
 import signal
 import sys
 
@@ -136,10 +137,20 @@ class Kill(keras.callbacks.Callback):
             self.send()
 
 
+class Noise(keras.callbacks.Callback):
+    """Draws from the random states of the process as training goes on, as a layer may."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        for _ in range(1 + int(self.model.optimizer.iterations) % 3):
+            np.random.standard_normal()
+            random.random()
+
+
 def train(directory, data="arrays", epochs=4, kill=None, sent="SIGKILL", at_once=1, **options):
     """Train to the end or to the kill; what came out of it."""
     model = fresh(at_once)
     callbacks = [
+        Noise(),
         keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
         keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True),
         keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=0.05, cooldown=1),
@@ -152,7 +163,7 @@ def train(directory, data="arrays", epochs=4, kill=None, sent="SIGKILL", at_once
             else f"{directory}/cp-{{epoch:02d}}",
             **{"codec": "lossless", "resume": True} | options,
         )
-        callbacks.insert(1, saves)
+        callbacks.insert(2, saves)
         if kill is not None:
             callbacks.append(Kill(saves, list(kill), sent and signal.Signals[sent]))
     history = model.fit(
@@ -168,7 +179,11 @@ def train(directory, data="arrays", epochs=4, kill=None, sent="SIGKILL", at_once
         "history": history.history,
         "epochs": history.epoch,
         "plateau": [stop.wait, stop.best, stop.cooldown_counter],
-        "random": [float(np.random.random()), keras.random.uniform((1,)).__array__().tolist()],
+        "random": [
+            float(np.random.random()),
+            random.random(),
+            keras.random.uniform((1,)).__array__().tolist(),
+        ],
         "exit": saves.exit_code if saves else 0,
         "initial_epoch": model._initial_epoch,
     }
