@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.utils import io_utils
 
+from keras_lc import words
 from keras_lc.capture import run, running
 from keras_lc.capture.keras import KerasCapture
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import Rules
 from keras_lc.core.presets import CodecLike
-from keras_lc.loader import CheckpointInfo, Loaded
+from keras_lc.loader import CheckpointInfo, Loaded, strip_suffix
 from keras_lc.preempt import REQUEUE, Preemption
 from keras_lc.resume import Run
 from keras_lc.schedule import TimeSchedule, schedule
@@ -37,7 +40,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             of logs are filled in, a suffix of Keras' is accepted and left out. It may be a URL
             that fsspec knows, such as `"s3://bucket/training/cp-{epoch:04d}"`.
         monitor: the log that `save_best_only` compares.
-        verbose: 1 prints a line about each save.
+        verbose: 1 prints Keras' lines about each save, and its size and time.
         save_best_only: save only when `monitor` has improved.
         save_weights_only: store weights and seeds, not the optimizer.
         mode: `"auto"`, `"min"` or `"max"`: what an improvement is.
@@ -113,12 +116,14 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             "keyframe_every": keyframe_every,
             "max_to_keep": max_to_keep,
             "background": background,
-            "on_saved": on_saved,
+            "on_saved": self._tell,
             "on_error": on_error,
             "owns": self._template.fits,
         }
         self._directory = self._template.directory
         self._checkpointer = Checkpointer(self._directory or "", **self._options)
+        self._on_saved = on_saved
+        self._words_after: Callable[[CheckpointInfo], None] | None = None
         self._capture: KerasCapture | None = None
         self._last_step = 0
         self._epoch = 0
@@ -187,6 +192,8 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             self._save(self._epoch, batch, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.save_best_only and self.monitor_op is None:
+            self._set_monitor_op()
         if self._run:
             self._run.end_epoch(self._left)
         if self._left:
@@ -247,18 +254,21 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     ) -> None:
         """Save at the end of a batch or, None, of an epoch; asked, whatever its worth, and as the
         last one."""
-        path = self._path(epoch, batch, logs, asked)
+        path = strip_suffix(self._path(epoch, batch, logs, asked))
+        directory, name = split(path)
+        if self._capture is None:  # in a training loop of one's own
+            self.on_train_begin()
         if asked:
-            self._say(f"\nEpoch {epoch + 1}: saving model to {path}")
+            self._announce(words.saving(epoch, path))
         elif not self._wanted(epoch, logs, path):
             return
-        directory, name = split(path)
         if directory != self._directory:
             self._begin_chain(directory)
         capture, checkpointer = self._capture, self._checkpointer
         assert capture is not None
         checkpointer.wait()  # the buffers of the snapshot are in use until then
         ends = self._ends(epoch, batch, self.model)  # on jax, its variables hold nothing before
+        begin = time.perf_counter()
         snapshot = capture.snapshot()
         if self._run:
             state = self._schedule.state() if self._schedule else {}
@@ -266,6 +276,10 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         if checkpointer.base_due(name, snapshot):
             snapshot = capture.described(snapshot)
         self._last_step = snapshot.step
+        if self.verbose > 0:
+            nbytes = sum(array.nbytes for array in snapshot.arrays.values())
+            interactive = io_utils.is_interactive_logging_enabled()
+            self._words_after = partial(self._say_finished, interactive, epoch, path, nbytes, begin)
         codec = self._final_codec if ends or asked else None
         rules = str(Rules(self._options["codec"] if codec is None else codec))
         last = rules in (str(Rules(self._final_codec)), str(Rules("lossless")))
@@ -293,11 +307,17 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             batch = self._batch
         return self._template.fill(epoch, batch, logs)
 
+    def _tell(self, info: CheckpointInfo) -> None:
+        """A checkpoint is durable; called in the thread that writes."""
+        if self._words_after is not None:
+            self._words_after(info)
+        if self._on_saved is not None:
+            self._on_saved(info)
+
     def _wanted(self, epoch: int, logs: Mapping[str, Any], path: str) -> bool:
         """Whether to save, by the monitored value, and the line that says so."""
-        start = f"\nEpoch {epoch + 1}: "
         if not self.save_best_only:
-            self._say(f"{start}saving model to {path}")
+            self._announce(words.saving(epoch, path))
             return True
         value = logs.get(self.monitor)
         if value is None:
@@ -314,16 +334,32 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             self._set_monitor_op()
         if self.best is not None and math.isnan(self.best):
             self.best = None  # a diverged start must not stop all later saves
-        best = "None" if self.best is None else f"{self.best:.5f}"
         if not self._is_improvement(value, self.best):
-            self._say(f"{start}{self.monitor} did not improve from {best}")
+            self._say(words.not_improved(epoch, self.monitor, self.best))
             return False
-        self._say(
-            f"{start}{self.monitor} improved from {best} to {value:.5f}, saving model to {path}"
-        )
+        self._announce(words.improved(epoch, self.monitor, self.best, value, path))
         self.best = value
         return True
+
+    def _announce(self, message: str) -> None:
+        """Say that a save begins, once the one before has ended."""
+        self._checkpointer.wait()
+        self._say(message)
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:
             io_utils.print_msg(message)
+
+    def _say_finished(
+        self,
+        interactive: bool,
+        epoch: int,
+        path: str,
+        state: int,
+        begin: float,
+        info: CheckpointInfo,
+    ) -> None:
+        seconds = time.perf_counter() - begin
+        if not interactive:
+            io_utils.disable_interactive_logging()  # in this thread too: Keras keeps it by thread
+        self._say(words.finished(epoch, path, info.nbytes, state, seconds))

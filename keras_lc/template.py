@@ -68,8 +68,8 @@ class Template:
             return self.text.format(**fields)
         except (KeyError, IndexError) as error:
             raise TemplateError(
-                f"the filepath {self.text!r} asks for {error}, which is not known when saving; "
-                f"known are {', '.join(sorted(fields))}. No checkpoint was written."
+                f'Failed to format this callback filepath: "{self.text}". Reason: {error}; '
+                f"known when saving are {', '.join(sorted(fields))}. No checkpoint was written."
             ) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise TemplateError(
