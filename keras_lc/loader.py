@@ -21,6 +21,7 @@ from keras_lc.errors import (
     NotFoundError,
     StoreError,
 )
+from keras_lc.progress import shown
 from keras_lc.store import base, chain, index, record
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
@@ -180,7 +181,8 @@ def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
 
 def _follow(directory: Directory, route: list[Stored]) -> Decoded:
     decoded: Decoded | None = None
-    for stored, record_read in _read_ahead(directory, route):
+    what = f"restoring {route[-1].name}"
+    for stored, record_read in shown(_read_ahead(directory, route), len(route), what):
         try:
             decoded = _decode(record_read.result(), decoded)
         except FormatError as error:
