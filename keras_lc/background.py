@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 
 
 class Background:
@@ -20,6 +22,7 @@ class Background:
         self._pool: ThreadPoolExecutor | None = None
         self._jobs: list[Future[None]] = []  # the last one, until it has been waited for
         weakref.finalize(self, _report, self._jobs)
+        _every.add(self)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run a job once the one before has ended; its failure is raised here."""
@@ -41,3 +44,14 @@ def _report(jobs: list[Future[None]]) -> None:
     for job in jobs:
         if error := job.exception():
             warnings.warn(f"a checkpoint was not saved: {error}", stacklevel=2)
+
+
+def _finish() -> None:
+    for background in _every:
+        wait_for(background._jobs)
+
+
+_every = weakref.WeakSet[Background]()
+# The last jobs end before `concurrent.futures` refuses work to the pools that they need: it does
+# so before `atexit`, in the order that is kept here.
+threading._register_atexit(_finish)  # type: ignore[attr-defined]

@@ -97,6 +97,22 @@ def test_the_interpreter_waits_for_the_last_job() -> None:
     assert done.stdout == "done\n", done.stderr
 
 
+def test_the_last_job_may_use_pools_of_its_own() -> None:
+    script = (
+        "import time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from keras_lc.background import Background\n"
+        "def job():\n"
+        "    time.sleep(0.3)\n"
+        "    with ThreadPoolExecutor(1) as pool:\n"
+        "        pool.submit(print, 'done').result()\n"
+        "background = Background()\n"
+        "background.submit(job)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "done\n", done.stderr
+
+
 @pytest.mark.parametrize("left", ["pass", "raise KeyError('training')"])
 def test_a_failure_that_nobody_waited_for_is_told_at_exit(left: str) -> None:
     script = (

@@ -17,7 +17,7 @@ import numpy as np
 from keras_lc.capture import RUN, Snapshot
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
-from keras_lc.capture.optimizers import moments, optimizers_of, title
+from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
 from keras_lc.capture.variables import TorchBuffer, copied, torch_buffers
 from keras_lc.core import TensorSpec
 from keras_lc.core.spec import Role
@@ -58,7 +58,7 @@ class KerasCapture:
     @property
     def step(self) -> int:
         """Iterations that the optimizer has made; of several, the one that has made most."""
-        return max((int(one.iterations) for one in optimizers_of(self.model)), default=0)
+        return max((int(copied(one.iterations)) for one in optimizers_of(self.model)), default=0)
 
     @property
     def specs(self) -> list[TensorSpec]:
@@ -148,7 +148,7 @@ class KerasCapture:
             return [one for one in found if one.built]
         for one in found:
             if not one.built:
-                one.build(self.model.trainable_variables)
+                build_optimizer(one, self.model.trainable_variables)
         return found
 
     def _tensors(self) -> Iterator[_Tensor]:
@@ -222,7 +222,7 @@ class KerasCapture:
                 "the weights alone.",
             )
             if not optimizer.built:
-                optimizer.build(trains)
+                build_optimizer(optimizer, trains)
             used.append(optimizer)
         return used
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -58,6 +59,13 @@ def parts(optimizer: Any) -> list[Any]:
     if isinstance(optimizer, keras.optimizers.MultiOptimizer):
         return list(optimizer.optimizers)
     return []
+
+
+def build_optimizer(optimizer: Any, variables: list[Any]) -> None:
+    """Make its variables, on TensorFlow where those that it trains are spread to."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    with strategy.scope() if strategy else nullcontext():
+        optimizer.build(variables)
 
 
 def title(optimizer: Any) -> str:
