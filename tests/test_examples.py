@@ -1,0 +1,37 @@
+"""The recipes run as they stand, from any directory."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_lc import list_checkpoints
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["on_saved_tensorboard", "on_saved_mlflow"])
+def test_a_recipe_for_on_saved(tmp_path, name):
+    if name == "on_saved_tensorboard":
+        pytest.importorskip("tensorflow")
+    example = shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    run = subprocess.run(
+        [sys.executable, example],
+        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    checkpoints = list_checkpoints(tmp_path / name / "training")
+    assert len(checkpoints) == 5
+    written = [path.read_bytes() for path in tmp_path.rglob("*.tfevents.*")]
+    if name == "on_saved_tensorboard":
+        assert written[0].count(b"checkpoint/bytes") == 5
+        assert run.stdout.count("bytes\n") == 5
+    elif "not installed" in run.stdout:
+        assert all(f"'checkpoint_bytes': {one.nbytes}" in run.stdout for one in checkpoints)
+    else:
+        logged = {path.name for path in (tmp_path / name / "artifacts").rglob("*.lcd")}
+        assert len(logged) == 4
