@@ -21,18 +21,17 @@ HERE = Path(__file__).with_suffix("")
 
 
 def logged_by_mlflow():
-    """What `on_saved` calls: figures and file of a checkpoint go to a new run."""
-    from mlflow import MlflowClient
+    """What `on_saved` calls: figures and file of a checkpoint go to a run that begins now."""
+    import mlflow
 
-    client = MlflowClient(f"sqlite:///{HERE / 'mlflow.db'}")
-    run = client.create_run(client.create_experiment("keras_lc", (HERE / "artifacts").as_uri()))
+    run, client = mlflow.start_run().info.run_id, mlflow.MlflowClient()
 
     def log(checkpoint):
         for name, value in figures(checkpoint).items():
-            client.log_metric(run.info.run_id, name, value, step=checkpoint.step)
-        client.log_artifact(run.info.run_id, file_of(checkpoint), "checkpoints")
+            client.log_metric(run, name, value, step=checkpoint.step)
+        client.log_artifact(run, file_of(checkpoint), "checkpoints")
 
-    print(f"logging to run {run.info.run_id}")
+    print(f"logging to run {run} of {mlflow.get_tracking_uri()}")
     return log
 
 
@@ -49,7 +48,6 @@ def file_of(checkpoint):
 
 
 def main():
-    HERE.mkdir(exist_ok=True)
     if find_spec("mlflow"):
         log = logged_by_mlflow()
     else:
