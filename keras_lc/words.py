@@ -44,8 +44,10 @@ def _number(best: float | None) -> str:
 
 
 def _size(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    for unit in ("kB", "MB", "GB"):
         nbytes /= 1000
-    return f"{nbytes:.3g} TB"
+        if nbytes < 1000:
+            return f"{nbytes:.1f} {unit}"
+    return f"{nbytes / 1000:.1f} TB"

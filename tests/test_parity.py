@@ -245,12 +245,16 @@ def test_a_loop_of_ones_own_may_leave_out_the_beginning(tmp_path: Path, model: k
 def test_in_a_fit_they_say_the_same_and_ours_how_much_it_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours = LCModelCheckpoint(tmp_path / "x{epoch}", "loss", 1, True)
-    plain = keras.callbacks.ModelCheckpoint(tmp_path / "x{epoch}.keras", "loss", 1, True)
-    fit(dense(), [plain, ours])
+    falling = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_loss=1.0 / (epoch + 1))
+    )
+    ours = LCModelCheckpoint(tmp_path / "x{epoch}", "val_loss", 1, True)
+    plain = keras.callbacks.ModelCheckpoint(tmp_path / "x{epoch}.keras", "val_loss", 1, True)
+    fit(dense(), [falling, plain, ours])
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     theirs = [line.replace(".keras", "") for line in lines if ".keras" in line]
     lines = [line for line in lines if ".keras" not in line]
+    assert len(theirs) == 6
     figures = re.compile(r" \([\d.]+ k?B, ([\d.]+)x smaller, \d+\.\d\d s\)$")
     assert sorted(figures.sub("", line) for line in lines) == sorted(theirs)
     ratios = [float(found[1]) for line in lines if (found := figures.search(line))]
