@@ -18,7 +18,7 @@ from keras_lc.capture import RUN, Snapshot
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
-from keras_lc.capture.variables import TorchBuffer, copied, torch_buffers
+from keras_lc.capture.variables import TorchBuffer, all_copied, copied, torch_buffers
 from keras_lc.core import TensorSpec
 from keras_lc.core.spec import Role
 from keras_lc.errors import MismatchError
@@ -71,12 +71,12 @@ class KerasCapture:
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()  # jax keeps the state elsewhere while it trains
         tensors = list(self._tensors())
-        arrays = {}
-        for tensor in tensors:
-            arrays[tensor.spec.name] = self._buffers[tensor.spec.name] = copied(
-                tensor.variable, self._buffers.get(tensor.spec.name)
-            )
-        return Snapshot(arrays, [tensor.spec for tensor in tensors], self.step)
+        names = [tensor.spec.name for tensor in tensors]
+        copies = all_copied(
+            (tensor.variable for tensor in tensors), [self._buffers.get(name) for name in names]
+        )
+        self._buffers = dict(zip(names, copies, strict=True))
+        return Snapshot(dict(self._buffers), [tensor.spec for tensor in tensors], self.step)
 
     def described(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides: how Keras lays the arrays

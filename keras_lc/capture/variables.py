@@ -4,12 +4,14 @@ modules, which Keras does not count among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_lc.core import workers
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,22 @@ def torch_buffers(model: Any) -> list[TorchBuffer]:
     return list(buffers.values())
 
 
-def copied(value: Any, buffer: np.ndarray | None = None) -> np.ndarray:
-    """A copy of what a variable, a buffer or an array holds, into `buffer` where it fits."""
-    view = _view(value)
+def copied(value: Any) -> np.ndarray:
+    """A copy of what a variable, a buffer or an array holds."""
+    return _fill((_view(value), None))
+
+
+def all_copied(values: Iterable[Any], buffers: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
+    """Copies of the values of variables, into the buffers where they fit, by several threads: one
+    alone does not use all that the memory can do."""
+    # the values are asked for in this thread, as there is room
+    pairs = zip(map(_view, values), buffers, strict=True)
+    with workers.start() as threads:
+        yield from workers.ordered(threads, _fill, pairs)
+
+
+def _fill(pair: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+    view, buffer = pair
     if buffer is None or buffer.shape != view.shape or buffer.dtype != view.dtype:
         buffer = np.empty(view.shape, view.dtype)
     np.copyto(buffer, view)
