@@ -46,12 +46,13 @@ DATA = {
 }
 
 
-def assert_same(directory: Path, count: int) -> None:
-    """What both have saved into `directory`, ours under `ours`."""
+def assert_same(directory: Path, count: int, ends: int = 0) -> None:
+    """What both have saved into `directory`, ours under `ours`; Keras saves no last states."""
     ours, plain, model = list_checkpoints(directory / "ours"), dense(), dense()
-    assert len(ours) == count
+    assert len(ours) == count + ends
     names = {re.sub(r"\.weights\.h5$", "", path.name) for path in directory.glob("*.weights.h5")}
-    assert {Path(one.path).name for one in ours} == names
+    ours = [one for one in ours if Path(one.path).name in names]
+    assert len(ours) == len(names) == count
     plain.optimizer.build(plain.trainable_variables)
     for one in ours:
         restore(one.path, model)
@@ -90,7 +91,7 @@ def test_several_fits_count_on(tmp_path: Path) -> None:
     model, both = dense(), callbacks(tmp_path, "{epoch}-{batch}", save_freq=4)
     fit(model, both, epochs=1)
     fit(model, both, epochs=3, initial_epoch=1)
-    assert_same(tmp_path, 4)
+    assert_same(tmp_path, 4, ends=2)
 
 
 def test_all_and_the_best_in_one_directory(tmp_path: Path) -> None:
