@@ -15,10 +15,14 @@ ROOT = Path(__file__).parent.parent
 
 
 class Stop(keras.callbacks.Callback):
-    """Stops training by an error at the end of the second epoch."""
+    """Stops training by an error at the end of an epoch."""
+
+    def __init__(self, after=2):
+        super().__init__()
+        self.after = after
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch == 1:
+        if epoch + 1 == self.after:
             raise KeyboardInterrupt
 
 
@@ -55,13 +59,13 @@ import sys
 from models import dense, fit
 from test_stopped import Stop
 from keras_lc import LCModelCheckpoint
-fit(dense(), [LCModelCheckpoint(sys.argv[1] + "/cp-{epoch}"), Stop()])
+fit(dense(), [LCModelCheckpoint(sys.argv[1] + "/cp-{epoch}"), Stop(int(sys.argv[2]))])
 """
 
 
-def started(directory):
+def started(directory, epochs):
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, directory],
+        [sys.executable, "-c", SCRIPT, directory, str(epochs)],
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -69,12 +73,12 @@ def started(directory):
 
 @pytest.mark.slow
 def test_the_end_of_the_process_waits_for_it_and_tells_its_failure(tmp_path):
-    run = started(str(tmp_path / "training"))
+    run = started(str(tmp_path / "training"), 2)
     assert "KeyboardInterrupt" in run.stderr
     assert "not saved" not in run.stderr
     assert len(list_checkpoints(tmp_path / "training")) == 2
     (tmp_path / "file").write_text("no directory")
-    run = started(str(tmp_path / "file"))
+    run = started(str(tmp_path / "file"), 1)
     assert run.stderr.count("a checkpoint was not saved: checkpoints are to go into") == 1
     assert run.returncode != 0
 
