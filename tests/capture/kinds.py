@@ -192,7 +192,9 @@ def everything(model):
         for value in vars(layer).values():
             several = value.values() if isinstance(value, dict) else [value]
             for one in several:
-                if isinstance(one, optimizers.Optimizer) and int(one.iterations):
+                if isinstance(one, optimizers.Optimizer) and (
+                    int(one.iterations) or int(one._iterations)  # of batches that are accumulated
+                ):
                     held |= {id(v): v for v in one.variables}
         if isinstance(layer, layers.TorchModuleWrapper):
             held |= {id(buffer): buffer for buffer in layer.module.buffers()}
