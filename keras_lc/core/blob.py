@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +55,26 @@ class Table:
     entries: list[Entry]
 
 
-def pack(table: Table, pools: dict[str, bytes]) -> bytes:
-    """The bytes of a delta."""
+def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> bytes:
+    """The bytes of a delta; each pool is given in parts."""
     document = {
         "seq": table.sequence,
         "table": table.fingerprint,
         "kinds": "".join(KINDS[entry.kind] for entry in table.entries),
         "params": [entry.params for entry in table.entries if entry.params],
-        "pools": {name: len(data) for name, data in pools.items()},
+        "pools": {name: sum(map(len, parts)) for name, parts in pools.items()},
     }
     if table.first != table.sequence:
         document["first"] = table.first
     if table.references is not None:
         document["refs"] = table.references
     head = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
-    body = b"".join([_HEAD.pack(VERSION, len(head)), head, *pools.values()])
-    return body + _TAIL.pack(zlib.crc32(body))
+    pieces = [_HEAD.pack(VERSION, len(head)), head]
+    pieces += (part for parts in pools.values() for part in parts)
+    check = 0
+    for piece in pieces:
+        check = zlib.crc32(piece, check)
+    return b"".join([*pieces, _TAIL.pack(check)])
 
 
 def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:

@@ -159,4 +159,4 @@ def pack(
     for pool, writer in writers.items():
         pools[pool] = [writer.finish()]
     table = blobs.Table(first, sequence, fingerprint, references, entries)
-    return blobs.pack(table, {pool: b"".join(parts) for pool, parts in pools.items()})
+    return blobs.pack(table, pools)

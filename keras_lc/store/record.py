@@ -74,8 +74,10 @@ def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
 
 def pack(header: dict[str, Any], payload: bytes) -> bytes:
     """A whole record."""
-    body = head(header, len(payload)) + payload
-    return body + hashlib.sha256(body).digest()
+    first = head(header, len(payload))
+    digest = hashlib.sha256(first)
+    digest.update(payload)
+    return b"".join([first, payload, digest.digest()])
 
 
 def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:

@@ -36,7 +36,10 @@ ENTRIES = st.one_of(
 def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, announced, merged):
     references = [-1] * len(entries) if announced else None
     table = Table(sequence, sequence + merged, fingerprint, references, entries)
-    found, rest = blobs.unpack(blobs.pack(table, pools), len(entries))
+    found, rest = blobs.unpack(
+        blobs.pack(table, {name: [data[:1], data[1:]] for name, data in pools.items()}),
+        len(entries),
+    )
     assert (found.first, found.sequence) == (sequence, sequence + merged)
     assert found.fingerprint == fingerprint
     assert found.references == references
@@ -46,7 +49,7 @@ def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, annou
 
 def test_the_layout_is_the_documented_one():
     table = Table(3, 3, 7, [-1, 0], [Entry("same", []), Entry("lattice", [-9, 0.5])])
-    blob = blobs.pack(table, {"lattice": b"abc"})
+    blob = blobs.pack(table, {"lattice": [b"ab", b"c"]})
     version, length = struct.unpack_from("<BI", blob)
     assert version == 1
     assert json.loads(zlib.decompress(blob[5 : 5 + length])) == {
