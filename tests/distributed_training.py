@@ -17,12 +17,11 @@ from test_parity_fit import assert_same, callbacks
 from keras_lc import LCModelCheckpoint, restore_latest
 
 DEVICES = 4
-MODE, DIRECTORY = sys.argv[1], Path(sys.argv[2])
 
 
-def spread():
+def spread(mode):
     """What makes a compiled model whose training is spread."""
-    if MODE == "parallel":
+    if mode == "parallel":
         keras.distribution.set_distribution(keras.distribution.DataParallel())
         assert len(keras.distribution.list_devices()) == DEVICES
         return dense
@@ -42,24 +41,24 @@ def spread():
     return build
 
 
-def main():
-    build = spread()
+def main(mode, directory):
+    build = spread(mode)
     model = build()
     options = {"batch_size": 20}
-    fit(model, callbacks(DIRECTORY, "{epoch}"), epochs=3, **options)
-    assert_same(DIRECTORY, 3)
+    fit(model, callbacks(directory, "{epoch}"), epochs=3, **options)
+    assert_same(directory, 3)
     other = build()
-    restored = restore_latest(DIRECTORY / "ours", other)
+    restored = restore_latest(directory / "ours", other)
     assert restored.epoch == 3
     assert equal(state(other), state(model))
-    save = LCModelCheckpoint(DIRECTORY / "ours" / "{epoch}")
+    save = LCModelCheckpoint(directory / "ours" / "{epoch}")
     for one in (model, other):
         fit(one, [save] if one is other else [], epochs=5, initial_epoch=3, **options)
     assert equal(state(other), state(model))
-    assert equal(state(restore_latest(DIRECTORY / "ours", build()).model), state(other))
+    assert equal(state(restore_latest(directory / "ours", build()).model), state(other))
     assert other.evaluate(X, Y, verbose=0) == model.evaluate(X, Y, verbose=0)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], Path(sys.argv[2]))
     print("done")
