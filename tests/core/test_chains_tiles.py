@@ -341,7 +341,7 @@ def test_integers_of_no_tile_outgrow_the_lattice(
     monkeypatch.setattr(lattice, "LIMIT", limit)
     monkeypatch.setattr("keras_lc.core.live._SAMPLE", 100)
     rng = np.random.default_rng(0)
-    base, *states = moving(shape, deltas=60)
+    base, *states = moving(shape, deltas=60 if codec == "balanced" else 30)
     ends, flags = Ends(base, codec, ROLES), set()
     walk = 0.0
     for state in states:

@@ -30,7 +30,7 @@ def test_second_moments_are_near_and_never_vanish(dtype):
             return np.where(np.isfinite(size), size, np.ones_like(size))
 
     @given(st.lists(raw(dtype, 12).map(positive), min_size=2, max_size=5))
-    @examples(120)
+    @examples(40)
     def check(arrays):
         ends = Ends({"v": np.zeros_like(arrays[0])}, "balanced", SECOND)
         for array in arrays:

@@ -109,7 +109,8 @@ class LogLevel:
         factor = out.dtype.type(self.factor)
         if self.ends is None:
             out[:] = _middle(power.astype(np.int32), out.dtype)
-            out *= factor
+            with np.errstate(over="ignore"):
+                out *= factor
             np.clip(out, *positive_range(self.dtype), out=out)
             out[power == _NOTHING] = 0
         else:  # the same in fewer operations, since nothing leaves its range
