@@ -84,6 +84,10 @@ def test_waiting_for_nothing_is_fine() -> None:
     Background(threaded=False).wait()
 
 
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
 def test_the_interpreter_waits_for_the_last_job() -> None:
     script = (
         "import threading, time\n"
@@ -93,7 +97,7 @@ def test_the_interpreter_waits_for_the_last_job() -> None:
         "    print('done')\n"
         "Background().submit(job)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run(script)
     assert done.stdout == "done\n", done.stderr
 
 
@@ -109,7 +113,7 @@ def test_the_last_job_may_use_pools_of_its_own() -> None:
         "background = Background()\n"
         "background.submit(job)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run(script)
     assert done.stdout == "done\n", done.stderr
 
 
@@ -123,7 +127,7 @@ def test_a_failure_that_nobody_waited_for_is_told_at_exit(left: str) -> None:
         "background.submit(job)\n"
         f"{left}\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = run(script)
     assert "a checkpoint was not saved: the disk is full" in done.stderr
     assert done.returncode == (left != "pass")
 

@@ -180,11 +180,6 @@ class KerasCapture:
             owner = None if of is None or role == "weight" else weights.get(of)
             yield _Tensor(TensorSpec(f"optimizer/{i}", role, owner), variable)
 
-    def _trained(self, optimizer: Any) -> list[int]:
-        """Ordinals of the weights that an optimizer is built for."""
-        weights = {id(variable): i for i, variable in enumerate(self.model.weights)}
-        return [weights.get(id(variable), -1) for variable in optimizer._trainable_variables]
-
     def _build_optimizers(
         self, stored: list[dict[str, Any]], labels: Mapping[str, str]
     ) -> list[Any]:

@@ -24,7 +24,7 @@ from keras_lc.core.tiles import every
 from keras_lc.errors import DamagedError
 
 Change = Callable[[int, "np.ndarray | None"], None]  # moves a tile on by its symbols
-State = Any  # Exact, Lattice, LogLevel or Scaled: anything with .value(part) and .fill(out)
+State = Any  # Exact, Lattice, LogLevel or Scaled: with .value(part) and .place(out)
 
 
 class Reconstruction(Mapping[str, np.ndarray]):
@@ -48,8 +48,13 @@ class Reconstruction(Mapping[str, np.ndarray]):
         elif whole is None:
             whole = out = np.empty(self._table.sizes[i], self._table.dtypes[i])
 
+            real = is_float(out.dtype) and out.dtype == real_dtype(out.dtype)
+
             def fill(j: int) -> None:
-                tensor[j].fill(out[tiles[j]])
+                if real:
+                    tensor[j].place(out[tiles[j]])
+                else:
+                    out[tiles[j]] = tensor[j].value()
 
             with workers.start() as threads:
                 for _ in workers.ordered(threads, fill, range(len(tiles))):

@@ -2,8 +2,8 @@
 
 Small tensors that are coded alike share one pool, so that a model with a thousand biases does
 not pay for a thousand headers; it is cut into chunks of `CHUNK` symbols. The tiles of larger
-ones are in a pool beside it, called `large(pool)`, where each group of tiles is a chunk of its
-own, so that threads can share them out.
+ones are in a pool beside it, called `large(pool)`, where each is a chunk of its own, so that
+threads can share them out.
 
 A chunk is one byte with its item size, four bytes with its length, and a pcodec file
 (https://github.com/pcodec/pcodec). It uses the narrowest integer that holds it. Two other forms

@@ -156,7 +156,7 @@ def test_values_are_what_the_format_says_of_levels_rows_and_columns(shape, delta
         assert np.array_equal(state.level, level)
         assert np.array_equal(state.value(), expected)
         out = np.empty(size)
-        state.fill(out)
+        state.place(out)
         assert np.array_equal(out, expected)
 
 

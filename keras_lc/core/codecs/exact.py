@@ -29,7 +29,7 @@ class Exact:
     def value(self, part: slice = ALL) -> np.ndarray:
         return self.array if part == ALL else self.array[part]
 
-    def fill(self, out: np.ndarray) -> None:
+    def place(self, out: np.ndarray) -> None:
         out[:] = self.array
 
 

@@ -45,11 +45,9 @@ class Scaled:
         self._place(integers, part, out)
         return out.astype(self.dtype, copy=False)
 
-    def fill(self, out: np.ndarray) -> None:
-        if out.dtype == real_dtype(out.dtype):
-            self._place(self.integers(), ALL, out)
-        else:
-            out[:] = self.value()
+    def place(self, out: np.ndarray) -> None:
+        """Write the value to an array of a real dtype."""
+        self._place(self.integers(), ALL, out)
 
     def _place(self, integers: np.ndarray, part: slice, out: np.ndarray) -> None:
         real = out.dtype

@@ -70,12 +70,9 @@ class Lattice:
         """The position, rounded to the dtype."""
         return self.position(part).astype(self.anchor.dtype, copy=False)
 
-    def fill(self, out: np.ndarray) -> None:
-        """Write the value to an array."""
-        if out.dtype == real_dtype(out.dtype):
-            self._place(ALL, out)
-        else:
-            out[:] = self.position()
+    def place(self, out: np.ndarray) -> None:
+        """Write the position to an array of a real dtype."""
+        self._place(ALL, out)
 
     @property
     def reach(self) -> float:

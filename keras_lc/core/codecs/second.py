@@ -98,12 +98,9 @@ class LogLevel:
         self._place(power, out)
         return out.astype(self.dtype, copy=False)
 
-    def fill(self, out: np.ndarray) -> None:
-        """Write the values to an array."""
-        if out.dtype == real_dtype(out.dtype):
-            self._place(self.power, out)
-        else:
-            out[:] = self.value()
+    def place(self, out: np.ndarray) -> None:
+        """Write the values to an array of a real dtype."""
+        self._place(self.power, out)
 
     def _place(self, power: np.ndarray, out: np.ndarray) -> None:
         factor = out.dtype.type(self.factor)
@@ -163,12 +160,13 @@ def moves(
         levels: False to have the values of a matrix follow their row and column alone.
     """
     old = start(before, axes, view, tile) if isinstance(before, np.ndarray) else before
+    if not levels and view:
+        moved: np.ndarray = np.where(v == 0, np.int16(ZERO), np.int16(0)) - old.level
+        return moved
     old = old.under(axes - old.axes)
     lowest = float(v.min(initial=np.inf))
     offset = _quarters(v, lowest)
-    if not levels and view:
-        moved: np.ndarray = np.where(v == 0, np.int16(ZERO), np.int16(0)) - old.level
-    elif old.zeros or not lowest > 0:
+    if old.zeros or not lowest > 0:
         wide = offset - spread(axes, view, tile).astype(np.int32)
         level = _level(wide, v)
         wide -= old.level.astype(np.int32) << _SHIFT
