@@ -57,7 +57,7 @@ def export(
     directory = directory_at(parent)
     if not overwrite and name in directory.list():
         raise StoreError(f"{text!r} is there already; pass overwrite=True to replace it.")
-    loaded = load_named(path)
+    loaded = load_named(path, whole=True)
     with directory.write_once(name) as file:
         write(loaded, file)
 

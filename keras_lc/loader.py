@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
+
+import numpy as np
 
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import (
@@ -22,10 +25,11 @@ from keras_lc.errors import (
     StoreError,
 )
 from keras_lc.progress import shown
-from keras_lc.store import base, chain, index, record
+from keras_lc.store import base, chain, index
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at, split
+from keras_lc.store.record import Checked
 
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt", ".lcd")
 _AHEAD = 2  # records that are in memory before they are decoded
@@ -161,48 +165,58 @@ def put_back(loaded: Loaded, model: Any) -> Restored:
     return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)
 
 
-def load(directory: Directory, contents: Contents, target: Stored) -> Loaded:
-    """Decode one checkpoint, every file of its chain checked before it is interpreted.
+def load(directory: Directory, contents: Contents, target: Stored, whole: bool = False) -> Loaded:
+    """Decode one checkpoint; what is read of its chain is checked before it is interpreted.
+
+    Args:
+        directory: where it is.
+        contents: all that is there.
+        target: which one.
+        whole: also read what of the base the checkpoint does not build on.
 
     Raises:
         DamagedError: a file of the chain is missing, altered or truncated; it is named.
     """
     route = chain.ancestry(contents, target)
     try:
-        decoded = _follow(directory, route)
+        decoded = _follow(directory, route, whole)
     except DamagedError:
         other = chain.ancestry(contents, target, shortcuts=False)
         if other == route:
             raise
-        decoded = _follow(directory, other)
+        decoded = _follow(directory, other, whole)
     info = describe(directory, contents, target)
     return Loaded(decoded.decoder, decoded.base, info, target)
 
 
-def _follow(directory: Directory, route: list[Stored]) -> Decoded:
-    decoded: Decoded | None = None
+def _follow(directory: Directory, route: list[Stored], whole: bool) -> Decoded:
+    """Decode a base and what leads on from it; the next deltas are read meanwhile."""
+    start, *deltas = route
     what = f"restoring {route[-1].name}"
-    for stored, record_read in shown(_read_ahead(directory, route), len(route), what):
-        try:
-            decoded = _decode(record_read.result(), decoded)
-        except FormatError as error:
-            raise FormatError(f"{directory.child(stored.where)!r}: {error}") from error
-        except CheckpointError as error:
-            raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
-    assert decoded is not None
+    with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
+        blobs = deque(readers.submit(_delta, directory, stored) for stored in deltas[:_AHEAD])
+        steps = shown(deltas, len(deltas), what)
+        with _blaming(directory, start):
+            decoded = _base(directory, start, blobs[0] if blobs and not whole else None)
+        for number, stored in enumerate(steps):
+            with _blaming(directory, stored):
+                decoded.decoder.decode(blobs.popleft().result())
+            blobs.extend(
+                readers.submit(_delta, directory, later)
+                for later in deltas[number + _AHEAD : number + _AHEAD + 1]
+            )
     return decoded
 
 
-def _read_ahead(
-    directory: Directory, route: list[Stored]
-) -> Iterator[tuple[Stored, Future[memoryview]]]:
-    """Each with its bytes, the next ones being read meanwhile."""
-    with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
-        under_way: deque[Future[memoryview]] = deque()
-        for number, stored in enumerate(route):
-            for later in route[number + len(under_way) : number + _AHEAD]:
-                under_way.append(readers.submit(_read, directory, later))
-            yield stored, under_way.popleft()
+@contextmanager
+def _blaming(directory: Directory, stored: Stored) -> Iterator[None]:
+    """Errors name the file that is at fault."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{directory.child(stored.where)!r}: {error}") from error
+    except CheckpointError as error:
+        raise DamagedError(f"{directory.child(stored.where)!r} is damaged: {error}") from error
 
 
 def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Decoded:
@@ -216,26 +230,41 @@ def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Deco
     Raises:
         DamagedError, FormatError: it cannot be read, or is not what the listing said.
     """
-    return _decode(_read(directory, stored), before)
+    if before is None:
+        return _base(directory, stored)
+    before.decoder.decode(_delta(directory, stored))
+    return before
 
 
-def _read(directory: Directory, stored: Stored) -> memoryview:
-    """A base whole, or the payload of a delta, the digest compared."""
+def _base(directory: Directory, stored: Stored, delta: Future[memoryview] | None = None) -> Decoded:
+    """A base, or what a delta on it builds on."""
+
+    def needed(tensors: Mapping[str, np.ndarray]) -> Container[str]:
+        assert delta is not None
+        try:
+            return DeltaDecoder(tensors, absent=tensors).needed(delta.result())
+        except CheckpointError:
+            return tensors  # it is told when that delta is decoded
+
+    with _opened(directory, stored) as source:
+        content = base.read(source, needed if delta else None)
+    return Decoded(DeltaDecoder(content.arrays, copy=False, absent=content.absent), content)
+
+
+def _delta(directory: Directory, stored: Stored) -> memoryview:
+    """The payload of a delta."""
+    with _opened(directory, stored) as source:
+        source.fetch()
+        return source.data[source.start :]
+
+
+@contextmanager
+def _opened(directory: Directory, stored: Stored) -> Iterator[Checked]:
     try:
         with directory.open(stored.file) as file:
-            frame = index.find(file, stored)
-            data = record.read(file, frame)
+            yield Checked(file, index.find(file, stored))
     except (OSError, MemoryError) as error:
         raise DamagedError(f"it cannot be read: {error}") from error
-    return data if stored.parent is None else data[frame.start :]
-
-
-def _decode(data: memoryview, before: Decoded | None) -> Decoded:
-    if before is None:
-        content = base.read(data)
-        return Decoded(DeltaDecoder(content.arrays, copy=False), content)
-    before.decoder.decode(bytes(data))
-    return before
 
 
 def load_latest(
@@ -277,8 +306,12 @@ def load_latest(
     return None
 
 
-def load_named(path: str | os.PathLike[str]) -> Loaded:
+def load_named(path: str | os.PathLike[str], whole: bool = False) -> Loaded:
     """One checkpoint by its path, with or without suffix.
+
+    Args:
+        path: for example `"training/cp-0007"`.
+        whole: also read what of its base it does not build on.
 
     Raises:
         NotFoundError: there is none of that name; near names are listed.
@@ -291,7 +324,7 @@ def load_named(path: str | os.PathLike[str]) -> Loaded:
     for stored in contents.stored[::-1]:
         if stored.name == name:
             try:
-                return load(directory, contents, stored)
+                return load(directory, contents, stored, whole)
             except DamagedError as error:
                 raise DamagedError(f"{error} Restore an older checkpoint.") from error
     for file, reason in contents.damaged.items():

@@ -12,8 +12,8 @@ import keras_lc
 HOUSE = Path(keras_lc.__file__).parent
 STDLIB = set(sys.stdlib_module_names)
 FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
-CORE = {"keras_lc.core", "keras_lc.dtypes", "keras_lc.errors"}
-STORE = {"keras_lc.store", "keras_lc.dtypes", "keras_lc.errors"}
+CORE = {"keras_lc.core", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors"}
+STORE = {"keras_lc.store", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
     "capture": {"store", "checkpointer", "loader", "callback", "background"},
     "checkpointer": {"callback", "resume"},

@@ -62,7 +62,9 @@ def test_each_file_is_decoded_once_whatever_the_branches(
     monkeypatch.setattr(
         DeltaDecoder, "decode", lambda self, blob: (decoded.append(blob), decode(self, blob))[1]
     )
-    monkeypatch.setattr(loader.base, "read", lambda data: (bases.append(data), read(data))[1])
+    monkeypatch.setattr(
+        loader.base, "read", lambda *source: (bases.append(source), read(*source))[1]
+    )
     report = verify(tmp_path)
     assert report.ok
     assert report.checked == 8
@@ -81,7 +83,7 @@ def test_a_delta_that_does_not_decode_over_its_branch_is_found(tmp_path: Path) -
     with open(tmp_path / "cp-0002.lcd", "rb") as file:
         other = record.read_frame(file)
     assert other is not None
-    path.write_bytes(record.pack(frame.header, payload[other.start : -record.DIGEST]))
+    path.write_bytes(record.pack(frame.header, payload[other.start : other.size]))
     report = verify(tmp_path)
     assert list(report.damaged) == ["branch.lcd"]
     assert "delta" in report.damaged["branch.lcd"]

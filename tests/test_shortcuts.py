@@ -10,8 +10,8 @@ import pytest
 
 from keras_lc import checkpointer, latest_checkpoint, list_checkpoints, pack, restore, verify
 from keras_lc.errors import DamagedError
-from keras_lc.loader import load, open_directory
-from keras_lc.store import chain, index
+from keras_lc.loader import load, load_named, open_directory
+from keras_lc.store import chain, digest, index
 from keras_lc.store.locate import directory_at
 from tests.toy import State, load_all, run, same, save, toy_checkpointer, walk
 
@@ -81,6 +81,28 @@ def test_of_a_large_base_a_small_shortcut_follows_every_delta(tmp_path: Path, co
     if codec == "lossless":
         assert all(map(same, load_all(tmp_path).values(), states))
     assert verify(tmp_path).ok
+
+
+def test_of_a_base_only_what_a_shortcut_builds_on_is_read(tmp_path: Path) -> None:
+    with mock.patch.object(digest, "BLOCK", 512):
+        run(tmp_path, walk(12, rows=ROWS), codec="balanced")
+        loaded, whole = (load_named(tmp_path / "cp-0012", all_) for all_ in (False, True))
+        assert same(loaded.decoder.reconstruction, whole.decoder.reconstruction)
+        assert whole.base.absent == set()
+        assert {"optimizer/1", "optimizer/2"} <= loaded.base.absent
+        assert not {"weights/0", "weights/1"} & loaded.base.absent
+        base, data = tmp_path / "cp-0001.weights.h5", (tmp_path / "cp-0001.weights.h5").read_bytes()
+        for name, array in whole.base.arrays.items():
+            if array.nbytes > 2048:
+                place = data.find(array.tobytes()) + array.nbytes // 2
+                base.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+                assert set(verify(tmp_path).damaged) >= {base.name}
+                if name in loaded.base.absent:
+                    found = load_named(tmp_path / "cp-0012").decoder.reconstruction
+                    assert same(found, whole.decoder.reconstruction)
+                else:
+                    with pytest.raises(DamagedError, match=base.name):
+                        load_named(tmp_path / "cp-0012")
 
 
 def test_what_a_shortcut_passes_is_not_needed(copied: tuple[Path, list[State]]) -> None:

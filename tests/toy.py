@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from unittest import mock
 
 import h5py
@@ -416,11 +417,24 @@ def forge(path: Path, change: Callable[[h5py.File], None]) -> None:
     with open(path, "rb") as file:
         frame = record.read_frame(file)
     assert frame is not None
-    path.write_bytes(data[: frame.end - record.DIGEST])
+    path.write_bytes(data[: frame.size])
     with h5py.File(path, "r+") as h5:
         change(h5)
     with open(path, "r+b") as file:
         record.seal(file, frame.header, frame.start)
+
+
+def payload_of(file: BinaryIO, frame: record.Frame) -> bytes:
+    """The payload of the record that begins here, its digests compared."""
+    source = record.Checked(file, frame)
+    source.fetch()
+    return bytes(source.data[source.start :])
+
+
+def sealed(body: bytes) -> bytes:
+    """A record of these bytes, at most one block, with its digests."""
+    block = hashlib.sha256(body).digest()
+    return body + block + hashlib.sha256(block).digest()
 
 
 HEADER: dict[str, Any] = {

@@ -19,7 +19,7 @@ from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
 from keras_lc.capture.variables import TorchBuffer, all_copied, copied, torch_buffers
-from keras_lc.core import TensorSpec
+from keras_lc.core import TensorSpec, several
 from keras_lc.core.spec import Role
 from keras_lc.errors import MismatchError
 
@@ -135,8 +135,9 @@ class KerasCapture:
                 _faults([*{**dict.fromkeys(names), **tensors}], tensors, arrays, like, labels),
                 _ANOTHER,
             )
-        for name, tensor in tensors.items():
-            tensor.variable.assign(_cast(arrays[name], tensor.variable.dtype))
+        values = several(arrays, tensors)
+        for tensor, array in zip(tensors.values(), values, strict=True):
+            tensor.variable.assign(_cast(array, tensor.variable.dtype))
 
     def _all_optimizers(self) -> list[Any]:
         return [] if self.weights_only else optimizers_of(self.model)

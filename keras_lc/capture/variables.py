@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lc.core import workers
+from keras_lc import workers
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from keras_lc.core.merge import merge
 from keras_lc.core.plain import compress, compression_rate, decompress, report
 from keras_lc.core.presets import LC, PRESETS, Balanced, Int8, Lossless, Rules
 from keras_lc.core.spec import TensorSpec
+from keras_lc.core.state import several
 
 __all__ = [
     "LC",
@@ -28,4 +29,5 @@ __all__ = [
     "decompress",
     "merge",
     "report",
+    "several",
 ]

@@ -77,8 +77,24 @@ def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> bytes:
     return b"".join([*pieces, _TAIL.pack(check)])
 
 
-def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
-    """Head and pools of a delta over a base of `tensors` tensors."""
+def unpack(blob: bytes | memoryview, tensors: int) -> tuple[Table, dict[str, memoryview]]:
+    """Head and pools of a delta over a base of `tensors` tensors, its checksum compared."""
+    check = memoryview(blob)[-_TAIL.size :]
+    if zlib.crc32(memoryview(blob)[: -_TAIL.size]).to_bytes(_TAIL.size, "little") != check:
+        raise DamagedError("a delta does not match its checksum.")
+    table, lengths, rest = head(blob, tensors)
+    pools = {}
+    for name, size in lengths.items():
+        if not 0 <= size <= len(rest):
+            raise DamagedError(f"symbol pool {name!r} of a delta is longer than the delta.")
+        pools[name], rest = rest[:size], rest[size:]
+    if len(rest):
+        raise DamagedError("a delta holds bytes that belong to no tensor.")
+    return table, pools
+
+
+def head(blob: bytes | memoryview, tensors: int) -> tuple[Table, dict[str, int], memoryview]:
+    """Table of a delta, the lengths of its pools, and these as one."""
     if len(blob) < _HEAD.size + _TAIL.size:
         raise DamagedError(f"a delta of {len(blob)} bytes is truncated.")
     view = memoryview(blob)
@@ -89,8 +105,6 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         raise FormatError(
             f"a delta is of codec version {version}; this keras_lc reads up to {VERSION}. Upgrade."
         )
-    if zlib.crc32(view[: -_TAIL.size]) != _TAIL.unpack(view[-_TAIL.size :])[0]:
-        raise DamagedError("a delta does not match its checksum.")
     body = view[_HEAD.size : -_TAIL.size]
     if length > len(body):
         raise DamagedError("the table of a delta is longer than the delta.")
@@ -128,12 +142,4 @@ def unpack(blob: bytes, tensors: int) -> tuple[Table, dict[str, memoryview]]:
         RecursionError,
     ) as error:
         raise DamagedError(f"the table of a delta cannot be read: {error!r}") from error
-    pools = {}
-    rest = body[length:]
-    for name, size in lengths.items():
-        if not 0 <= size <= len(rest):
-            raise DamagedError(f"symbol pool {name!r} of a delta is longer than the delta.")
-        pools[name], rest = rest[:size], rest[size:]
-    if len(rest):
-        raise DamagedError("a delta holds bytes that belong to no tensor.")
-    return table, pools
+    return table, lengths, body[length:]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_lc import workers as threads
 from keras_lc.core import blob as blobs
-from keras_lc.core import workers as threads
 from keras_lc.core.spec import TensorTable
 from keras_lc.core.state import Change, shared_parts, tile_part
 from keras_lc.core.streams import SymbolWriter, compress, large, packed_size

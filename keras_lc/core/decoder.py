@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from keras_lc import workers as threads
 from keras_lc.core import blob as blobs
-from keras_lc.core import workers as threads
-from keras_lc.core.state import Chain, Part, shared_parts, tile_part
+from keras_lc.core.state import Chain, Part, builds_on, shared_parts, tile_part
 from keras_lc.core.streams import SymbolReader, decompress, finish, large, split
 from keras_lc.errors import DamagedError, MismatchError
 
@@ -20,6 +20,8 @@ class DeltaDecoder:
     Args:
         base: name to array; any shapes and fixed-size dtypes.
         copy: False to use these arrays themselves, which must not be changed any more.
+        absent: names of those whose values are not those of the base, because the first delta
+            does not need them (`needed`).
 
     Example:
         >>> import numpy as np
@@ -30,8 +32,10 @@ class DeltaDecoder:
         array([1., 1., 1.], dtype=float32)
     """
 
-    def __init__(self, base: Mapping[str, np.ndarray], copy: bool = True):
-        self.chain = Chain(base, copy)
+    def __init__(
+        self, base: Mapping[str, np.ndarray], copy: bool = True, absent: Container[str] = ()
+    ):
+        self.chain = Chain(base, copy, absent)
         self.broken = False  # a delta failed half-way
 
     @property
@@ -39,7 +43,7 @@ class DeltaDecoder:
         """The state after the last delta, name to array."""
         return self.chain.reconstruction
 
-    def decode(self, blob: bytes) -> Mapping[str, np.ndarray]:
+    def decode(self, blob: bytes | memoryview) -> Mapping[str, np.ndarray]:
         """The state after one more delta.
 
         Args:
@@ -119,6 +123,20 @@ class DeltaDecoder:
             reader.finish()
         for rest in pools.values():
             finish(rest)
+
+    def needed(self, blob: bytes | memoryview) -> set[str]:
+        """Names of the tensors whose values so far the next delta builds on.
+
+        Raises:
+            DamagedError: the blob is altered or truncated.
+        """
+        chain = self.chain
+        table, _, _ = blobs.head(blob, len(chain.table.names))
+        if table.references is not None:
+            chain.refer(table.references)
+        order = (i for level in chain.levels() for i in level)
+        pairs = zip(order, table.entries, strict=True)
+        return {chain.table.names[i] for i, entry in pairs if builds_on(entry)}
 
     def _tile_part(self, i: int, entry: blobs.Entry) -> Part | None:
         return tile_part(entry, self.chain.table.dtypes[i], self.chain.table.shapes[i])

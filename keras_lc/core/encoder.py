@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 
 import numpy as np
 
-from keras_lc.core import workers as threads
+from keras_lc import workers as threads
 from keras_lc.core.coding import Coded, code, pack
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.merge import whole

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from keras_lc.core import workers as threads
+from keras_lc import workers as threads
 from keras_lc.core.blob import Entry
 from keras_lc.core.codecs import exact, first, lattice, outer, second
 from keras_lc.core.coding import Coding, code, pack

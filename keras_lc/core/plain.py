@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lc.core import workers
+from keras_lc import workers
 from keras_lc.core.decoder import DeltaDecoder
 from keras_lc.core.encoder import DeltaEncoder
 from keras_lc.core.floats import is_float

@@ -7,24 +7,32 @@ here, so that they cannot disagree. States are never changed, only replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from keras_lc import workers
 from keras_lc.core import blob as blobs
-from keras_lc.core import workers
 from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, second, update
 from keras_lc.core.codecs.outer import Scale
 from keras_lc.core.floats import is_float, is_roomy, real_dtype
 from keras_lc.core.matrix import Matrix, view
 from keras_lc.core.spec import TensorTable
-from keras_lc.core.tiles import every
-from keras_lc.errors import DamagedError
+from keras_lc.core.tiles import ALL, every
+from keras_lc.errors import DamagedError, MismatchError
 
 Change = Callable[[int, "np.ndarray | None"], None]  # moves a tile on by its symbols
-State = Any  # Exact, Lattice, LogLevel or Scaled: with .value(part) and .place(out)
+State = Any  # Absent, Exact, Lattice, LogLevel or Scaled: with .value(part) and .place(out)
+
+
+class Absent:
+    """A tile of a tensor of the base whose values nobody is to ask for."""
+
+    def value(self, part: slice = ALL) -> np.ndarray:
+        raise MismatchError("a delta builds on a tensor of the base that was left out.")
 
 
 class Reconstruction(Mapping[str, np.ndarray]):
@@ -42,26 +50,36 @@ class Reconstruction(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         i = self._table.index[name]
-        tensor, tiles, whole = self._tensors[i], self._table.tiles[i], self._untouched[i]
-        if whole is None and len(tensor) == 1:
-            whole = tensor[0].value()
-        elif whole is None:
-            whole = out = np.empty(self._table.sizes[i], self._table.dtypes[i])
+        if self._untouched[i] is None and len(self._tensors[i]) > 1:
+            return next(self.several([name]))
+        (piece,) = self._pieces(i)
+        return self._shaped(i, piece())
 
-            real = is_float(out.dtype) and out.dtype == real_dtype(out.dtype)
+    def several(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+        """The arrays of these names; threads are ahead by no more than a few tiles."""
+        numbers = [self._table.index[name] for name in names]
+        pieces = (piece for i in numbers for piece in self._pieces(i))
+        with workers.start() as threads:
+            made = workers.ordered(threads, _call, pieces)
+            yield from map(self._shaped, numbers, (flat for flat in made if flat is not None))
 
-            def fill(j: int) -> None:
-                if real:
-                    tensor[j].place(out[tiles[j]])
-                else:
-                    out[tiles[j]] = tensor[j].value()
-
-            with workers.start() as threads:
-                for _ in workers.ordered(threads, fill, range(len(tiles))):
-                    pass
-        array: np.ndarray = whole.reshape(self._table.shapes[i]).view()
+    def _shaped(self, i: int, flat: np.ndarray | None) -> np.ndarray:
+        assert flat is not None
+        array = flat.reshape(self._table.shapes[i]).view()
         array.flags.writeable = False
         return array
+
+    def _pieces(self, i: int) -> Iterator[Callable[[], np.ndarray | None]]:
+        """What is to be done for tensor `i`; the last piece gives it, flat."""
+        tensor, untouched = self._tensors[i], self._untouched[i]
+        if untouched is not None:
+            yield lambda: untouched
+        elif len(tensor) == 1:
+            yield tensor[0].value
+        else:
+            out = np.empty(self._table.sizes[i], self._table.dtypes[i])
+            for state, tile in zip(tensor, self._table.tiles[i], strict=True):
+                yield partial(_place, state, out[tile], out if tile.stop == out.size else None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.names)
@@ -70,10 +88,32 @@ class Reconstruction(Mapping[str, np.ndarray]):
         return len(self._table.names)
 
 
+def several(arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterator[np.ndarray]:
+    """Some of the arrays, one after another; those of a reconstruction are made by several
+    threads, which are ahead with the next ones."""
+    if isinstance(arrays, Reconstruction):
+        return arrays.several(names)
+    return map(arrays.__getitem__, names)
+
+
+def _call(piece: Callable[[], np.ndarray | None]) -> np.ndarray | None:
+    return piece()
+
+
+def _place(state: State, part: np.ndarray, whole: np.ndarray | None) -> np.ndarray | None:
+    if is_float(part.dtype) and part.dtype == real_dtype(part.dtype):
+        state.place(part)
+    else:
+        part[:] = state.value()
+    return whole
+
+
 class Chain:
     """The state of a chain of deltas, the same on the writing and on the reading side."""
 
-    def __init__(self, base: Mapping[str, np.ndarray], copy: bool = True):
+    def __init__(
+        self, base: Mapping[str, np.ndarray], copy: bool = True, absent: Container[str] = ()
+    ):
         self.table = TensorTable(base)
         self.tensors: list[list[State]] = []
         # tensors that no delta has changed yet, in one piece
@@ -81,11 +121,15 @@ class Chain:
         # tensors of the base that are as they were, or anchors
         self.anchored: list[bool] = []
         for name, tiles in zip(self.table.names, self.table.tiles, strict=True):
+            self.anchored.append(True)
+            if name in absent:
+                self.tensors.append([Absent()] * len(tiles))
+                self.untouched.append(None)
+                continue
             array = np.array(base[name], order="C") if copy else np.ascontiguousarray(base[name])
             flat = array.reshape(-1)
             self.tensors.append([exact.Exact(flat[tile]) for tile in tiles])
             self.untouched.append(flat)
-            self.anchored.append(True)
         self.references = [-1] * len(self.table.names)
         self.sequence = 0
 
@@ -243,6 +287,12 @@ class Chain:
         self.untouched[i] = None
         self.anchored[i] &= moored
         return change
+
+
+def builds_on(entry: blobs.Entry) -> bool:
+    """Whether a tensor coded like this builds on what it was before."""
+    anew = entry.kind == "second" and bool(entry.params[1:2] == [1])
+    return not (anew or entry.kind in ("plain", "first", "outer", "blocks"))
 
 
 LOSSY = ("lattice", "jump", "second", "first", "outer", "buckets", "blocks")

@@ -1,6 +1,6 @@
 """The payload of a base: an HDF5 file that Keras reads, and what Keras leaves out.
 
-The record's prefix and header lie in the HDF5 user block, its digest behind the end of the
+The record's prefix and header lie in the HDF5 user block, its digests behind the end of the
 HDF5 data, so that one file is both a record and a plain `.weights.h5`. Arrays that Keras
 does not store, the table of all tensors and the model's configuration are in the group
 `keras_lc`, which Keras ignores.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -23,20 +23,30 @@ from keras_lc.dtypes import dtype_name, parse_dtype
 from keras_lc.errors import CheckpointError, DamagedError, MismatchError
 from keras_lc.store import record
 from keras_lc.store.directory import Directory
+from keras_lc.store.record import Checked
 
 GROUP = "keras_lc"
+_ALIGNED = 16  # what lies behind the table begins at a multiple of this, but for odd tensors
 _METRICS = "metrics/"  # what Keras stores of a state that is no part of it
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a base file holds: tensors by name, free JSON about them, and where they lie in its
-    bytes."""
+    """What a base file holds.
+
+    Attributes:
+        arrays: tensors by name, views of its bytes.
+        absent: names of those that were not read, and have only a shape and a dtype.
+        about: free JSON about them.
+        places: where they lie in the HDF5 data.
+        source: the bytes.
+    """
 
     arrays: dict[str, np.ndarray]
+    absent: set[str]
     about: dict[str, Any]
     places: dict[str, str]
-    data: memoryview
+    source: Checked
 
 
 def write(
@@ -73,7 +83,7 @@ def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray])
 
     Args:
         file: to write into.
-        content: the base of the state.
+        content: the base of the state, read whole.
         arrays: the state; `content.arrays` for that of the base itself.
 
     Raises:
@@ -86,7 +96,7 @@ def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray])
     def copy(place: str, item: Any) -> None:
         if isinstance(item, h5py.Group) or place.startswith(f"{GROUP}/"):
             return
-        _plain(source, place, len(content.data))
+        _plain(source, place, len(content.source.data))
         if place in names:
             _store(target, place, arrays[names[place]])
         elif changed and not place.startswith(_METRICS):
@@ -97,7 +107,7 @@ def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray])
         else:
             source.copy(item, target, place)
 
-    with h5py.File(_Memory(content.data), "r") as source, _writing(file) as target:
+    with h5py.File(_Memory(content.source), "r") as source, _writing(file) as target:
         source.visititems(copy)
 
 
@@ -133,21 +143,23 @@ class _Watched:
 
 
 class _Memory(io.RawIOBase):
-    """Bytes to be read like a file, not copied as by `BytesIO`."""
+    """Bytes to be read like a file, and fetched when they are."""
 
-    def __init__(self, data: memoryview):
-        self._data = data
+    def __init__(self, source: Checked):
+        self._source = source
         self._place = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + (len(self._data) if whence == io.SEEK_END else 0)
+        self._place = offset + (len(self._source.data) if whence == io.SEEK_END else 0)
         return self._place
 
     def tell(self) -> int:
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        part = self._data[self._place : self._place + len(buffer)]
+        end = min(self._place + len(buffer), len(self._source.data))
+        self._source.fetch(slice(self._place, end))
+        part = self._source.data[self._place : end]
         buffer[: len(part)] = part
         self._place += len(part)
         return len(part)
@@ -159,43 +171,56 @@ def _fill(
     layout: Mapping[str, str | np.ndarray],
     about: dict[str, Any],
 ) -> None:
-    places = {}
-    for place, content in layout.items():
-        if isinstance(content, str):
-            places[content] = place
-            content = arrays[content]
-        _store(h5, place, content)
+    stored = {place: arrays[of] if isinstance(of, str) else of for place, of in layout.items()}
+    places = {of: place for place, of in layout.items() if isinstance(of, str)}
     for name, array in arrays.items():
         if name not in places:
             places[name] = f"{GROUP}/state/{name}"
-            _store(h5, places[name], array)
+            stored[places[name]] = array
     table = [
         [name, dtype_name(array.dtype), list(array.shape), places[name]]
         for name, array in arrays.items()
     ]
     text = json.dumps({"tensors": table, "about": about}).encode()
-    h5.create_dataset(f"{GROUP}/table", data=np.frombuffer(text, np.uint8))
+    text = text.ljust(-(-len(text) // _ALIGNED) * _ALIGNED)
+    stored = {f"{GROUP}/table": np.frombuffer(text, np.uint8)} | stored
+    # All that tells where the arrays lie comes before them, so that some can be read alone.
+    datasets = [(_create(h5, place, array), array) for place, array in stored.items()]
+    for dataset, array in datasets:
+        dataset[()] = _storable(array)
 
 
-def read(data: memoryview) -> Base:
-    """The contents of a base read whole, its digest compared already.
+def read(
+    source: Checked, wanted: Callable[[Mapping[str, np.ndarray]], Container[str]] | None = None
+) -> Base:
+    """The contents of a base.
 
-    The arrays are views of these bytes, as far as HDF5 has them in one piece.
+    Args:
+        source: the bytes of the record; from then on it needs no file.
+        wanted: is told all tensors, which only have a shape and a dtype, and gives the names of
+            those to read; all without it.
+
+    Raises:
+        DamagedError: the bytes are altered, or no base.
     """
+    if wanted is None:
+        source.fetch()
+    size = len(source.data)
     try:
-        with h5py.File(_Memory(data), "r") as h5:
-            table = _plain(h5, f"{GROUP}/table", len(data))
+        with h5py.File(_Memory(source), "r") as h5:
+            table = _plain(h5, f"{GROUP}/table", size)
             document = json.loads(table[()].tobytes())
-            arrays: dict[str, np.ndarray] = {}
-            places: dict[str, str] = {}
-            left = len(data)
+            rows = {}
             for name, dtype, shape, place in document["tensors"]:
-                if not isinstance(name, str) or name in arrays:
+                if not isinstance(name, str) or name in rows:
                     raise DamagedError(f"the base names a tensor {name!r}, or names it twice.")
-                arrays[name] = _load(h5, data, place, parse_dtype(dtype), shape, left)
-                places[name] = place
-                left -= arrays[name].nbytes
-            return Base(arrays, dict(document["about"]), places, data)
+                rows[name] = parse_dtype(dtype), shape, place
+            arrays = {name: _blank(dtype, shape, size) for name, (dtype, shape, _) in rows.items()}
+            names = rows if wanted is None else wanted(arrays)
+            absent = {name for name in rows if name not in names}
+            arrays |= _load(h5, source, {name: rows[name] for name in rows if name in names})
+            places = {name: place for name, (_, _, place) in rows.items()}
+            return Base(arrays, absent, dict(document["about"]), places, source)
     except (
         OSError,
         LookupError,
@@ -210,11 +235,28 @@ def read(data: memoryview) -> Base:
 
 
 def _store(h5: h5py.File, place: str, array: np.ndarray) -> None:
-    if array.dtype.kind in "SU":  # of these HDF5 takes only the bytes
-        array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    dataset = h5.create_dataset(place, data=array)
+    _create(h5, place, array)[()] = _storable(array)
+
+
+def _create(h5: h5py.File, place: str, array: np.ndarray) -> h5py.Dataset:
+    stored = _storable(array)
+    dataset = h5.create_dataset(place, stored.shape, stored.dtype)
     if array.dtype.name == "bfloat16":
         dataset.attrs["dtype"] = "bfloat16"  # how Keras marks it
+    return dataset
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "SU":  # of these HDF5 takes only the bytes
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return array
+
+
+def _blank(dtype: np.dtype[Any], shape: list[int], limit: int) -> np.ndarray:
+    """An array that has only a shape and a dtype."""
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > limit:
+        raise DamagedError(f"the base has a tensor of {dtype}{shape}, more than its bytes.")
+    return np.broadcast_to(np.empty((), dtype), shape)
 
 
 def _plain(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
@@ -234,22 +276,31 @@ def _plain(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
 
 
 def _load(
-    h5: h5py.File,
-    data: memoryview,
-    place: str,
-    dtype: np.dtype[Any],
-    shape: list[int],
-    limit: int,
-) -> np.ndarray:
-    dataset = _plain(h5, place, limit)
-    if min(shape, default=0) < 0 or dataset.nbytes != prod(shape) * dtype.itemsize:
-        raise DamagedError(
-            f"tensor {place!r} of the base is {dtype}{shape} by its table and "
-            f"{dataset.dtype}{list(dataset.shape)} in the file."
-        )
-    offset = dataset.id.get_offset()
-    if offset is None:  # in chunks, or empty
-        stored = np.ascontiguousarray(dataset[()]).reshape(-1)
-    else:
-        stored = np.frombuffer(data, np.uint8, dataset.nbytes, offset)
-    return np.require(stored.view(dtype).reshape(shape), requirements="A")
+    h5: h5py.File, source: Checked, rows: dict[str, tuple[np.dtype[Any], list[int], str]]
+) -> dict[str, np.ndarray]:
+    """The arrays of these rows of the table, views of the bytes as far as HDF5 has them in one
+    piece."""
+    stored: dict[str, slice | np.ndarray] = {}
+    left = len(source.data)
+    for name, (dtype, shape, place) in rows.items():
+        dataset = _plain(h5, place, left)
+        nbytes = dataset.nbytes
+        if nbytes != prod(shape) * dtype.itemsize:
+            raise DamagedError(
+                f"tensor {place!r} of the base is {dtype}{list(shape)} by its table and "
+                f"{dataset.dtype}{list(dataset.shape)} in the file."
+            )
+        left -= nbytes
+        offset = dataset.id.get_offset()
+        # in chunks, or empty, it has no place of its own
+        stored[name] = dataset[()] if offset is None else slice(offset, offset + nbytes)
+    source.fetch(*(part for part in stored.values() if isinstance(part, slice)))
+    return {
+        name: _view(source.data[part] if isinstance(part, slice) else part, *rows[name][:2])
+        for name, part in stored.items()
+    }
+
+
+def _view(stored: memoryview | np.ndarray, dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    return np.require(flat.view(dtype).reshape(shape), requirements="A")

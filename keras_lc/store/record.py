@@ -9,10 +9,11 @@
     24      4      CRC-32 of the bytes from 8 to 24 and of the header
     28      H      header: JSON, an object; trailing spaces are allowed
     28+H    P      payload: an HDF5 file (base) or a blob of `core` (delta)
-    28+H+P  32     SHA-256 of all that precedes
+    28+H+P  32 n   SHA-256 of each of the n blocks of 8 MiB of all that precedes
+    ...     32     SHA-256 of these: the digest of the record
 
-The CRC lets a directory be listed from headers alone; contents are only used after the
-SHA-256 has been compared.
+The CRC lets a directory be listed from headers alone; a block is only used after its digest has
+been compared, and so those of all blocks.
 
 Records simply concatenate, and a pack is just that. The digest names the record: a child
 holds that of its parent.
@@ -20,29 +21,26 @@ holds that of its parent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from keras_lc.errors import CheckpointError, DamagedError, FormatError
+from keras_lc.store import digest
 
 MAGIC = b"\x89LCK\r\n\x1a\n"
 VERSION = 1
 _LENGTHS = struct.Struct("<HHIQ")
 _CHECK = struct.Struct("<I")
 _PREFIX = len(MAGIC) + _LENGTHS.size + _CHECK.size
-DIGEST = 32
 MAX_HEADER = 1 << 20
-_BLOCK = 1 << 22
-_BLOCKS = 8  # requests for a large record, where each has its price
+_ALTERED = "the contents do not match their checksum."
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,17 @@ class Frame:
     header: dict[str, Any]
     start: int  # of the payload, from the start of the record
     payload: int
-    digest: str  # as written; only `read` and `verify` have compared it
+    digest: str  # as written; only `Checked` and `verify` have compared it
+
+    @property
+    def size(self) -> int:
+        """Bytes of its head and payload."""
+        return self.start + self.payload
 
     @property
     def end(self) -> int:
         """Length of the whole record."""
-        return self.start + self.payload + DIGEST
+        return self.size + _trailer(self.size)
 
 
 def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
@@ -75,9 +78,10 @@ def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
 def pack(header: dict[str, Any], payload: bytes) -> bytes:
     """A whole record."""
     first = head(header, len(payload))
-    digest = hashlib.sha256(first)
-    digest.update(payload)
-    return b"".join([first, payload, digest.digest()])
+    edge = digest.BLOCK - len(first)
+    blocks = [memoryview(first + payload[:edge]), *digest.cut(memoryview(payload)[edge:])]
+    digests = digest.each(blocks)
+    return b"".join([first, payload, digests, digest.over(digests)])
 
 
 def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
@@ -89,10 +93,11 @@ def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
     file.seek(0)
     file.write(first)
     file.seek(0)
-    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    digests = digest.each(_blocks(file, size))
+    whole = digest.over(digests)
     file.seek(size)
-    file.write(digest.digest())
-    return digest.hexdigest()
+    file.write(digests + whole)
+    return whole.hex()
 
 
 def read_frame(file: BinaryIO) -> Frame | None:
@@ -118,17 +123,18 @@ def read_frame(file: BinaryIO) -> Frame | None:
             "Upgrade keras_lc."
         )
     start = _PREFIX + length
-    if version < 1 or zero or length > MAX_HEADER or start + payload + DIGEST > size:
+    due = start + payload + _trailer(start + payload)
+    if version < 1 or zero or length > MAX_HEADER or due > size:
         raise DamagedError(
             f"the file is truncated or altered: it has {size} bytes and its first bytes ask for "
-            f"{start + payload + DIGEST}."
+            f"{due}."
         )
     text = file.read(length)
     if zlib.crc32(lengths + text) != _CHECK.unpack(prefix[-_CHECK.size :])[0]:
         raise DamagedError("the header does not match its checksum.")
     header = _parse(text)
-    file.seek(begin + start + payload)
-    return Frame(header, start, payload, file.read(DIGEST).hex())
+    file.seek(begin + due - digest.SIZE)
+    return Frame(header, start, payload, file.read(digest.SIZE).hex())
 
 
 def frames(file: BinaryIO) -> Iterator[tuple[int, Frame | CheckpointError]]:
@@ -156,7 +162,7 @@ def _next_magic(file: BinaryIO, place: int, end: int) -> int:
     """Where the next record may begin, or the end."""
     while place < end:
         file.seek(place)
-        block = file.read(_BLOCK)
+        block = file.read(digest.BLOCK)
         found = block.find(MAGIC)
         if found >= 0:
             return place + found
@@ -164,38 +170,91 @@ def _next_magic(file: BinaryIO, place: int, end: int) -> int:
     return end
 
 
-def read(file: BinaryIO, frame: Frame) -> memoryview:
-    """The record that begins here but for its digest, which has been compared.
+class Checked:
+    """The bytes of a record but for its digests, each block compared when it is fetched.
 
-    A thread hashes each block while the next one is read. A file is not mapped: where it lies
-    on another machine and is deleted there, reading on is an error, but a mapping kills.
+    A file is not mapped: where it lies on another machine and is deleted there, reading on is an
+    error, but a mapping kills.
+
+    Args:
+        file: at the beginning of the record; it is read from as long as there are blocks to fetch.
+        frame: of the record.
+
+    Attributes:
+        start: of the payload.
+        data: the bytes; only those that were fetched are there.
+
+    Raises:
+        DamagedError: the digests of the blocks are altered.
     """
-    data = np.empty(frame.end - DIGEST, np.uint8).data  # in large pages, if it is large
-    digest = hashlib.sha256()
-    size = max(_BLOCK, len(data) // _BLOCKS + 1)
-    with ThreadPoolExecutor(1, "keras_lc-hash") as hasher:
-        for start in range(0, len(data), size):
-            block = data[start : start + size]
-            if file.readinto(block) < len(block):  # type: ignore[attr-defined]
-                raise DamagedError("the file is truncated.")
-            hasher.submit(digest.update, block)
-    if digest.hexdigest() != frame.digest:
-        raise DamagedError("the contents do not match their checksum.")
-    return data
+
+    def __init__(self, file: BinaryIO, frame: Frame):
+        self.start = frame.start
+        self.data = np.empty(frame.size, np.uint8).data  # in large pages, if it is large
+        self._file = file
+        self._begin = file.tell()
+        self._due = set(range(digest.count(frame.size)))
+        self._digests = _digests(file, self._begin, frame)
+
+    def fetch(self, *parts: slice) -> None:
+        """Have some of the bytes, or without a part all of them, read and compared.
+
+        Raises:
+            DamagedError: they are altered.
+        """
+        blocks: set[int] = set()
+        for part in parts or [slice(0, len(self.data))]:
+            blocks.update(range(part.start // digest.BLOCK, digest.count(part.stop)))
+        due = sorted(self._due & blocks)
+        found = digest.each(map(self._read, due)) if due else b""
+        if found != b"".join(_part(self._digests, number) for number in due):
+            raise DamagedError(_ALTERED)
+        self._due.difference_update(due)
+
+    def _read(self, number: int) -> memoryview:
+        start = number * digest.BLOCK
+        block = self.data[start : start + digest.BLOCK]
+        self._file.seek(self._begin + start)
+        if self._file.readinto(block) < len(block):  # type: ignore[attr-defined]
+            raise DamagedError("the file is truncated.")
+        return block
 
 
 def verify(file: BinaryIO, frame: Frame) -> None:
-    """Read the record that begins here and compare its digest, a block at a time."""
-    digest = hashlib.sha256()
-    left = frame.end - DIGEST
+    """Read the record that begins here and compare its digests, a few blocks at a time."""
+    begin = file.tell()
+    digests = _digests(file, begin, frame)
+    file.seek(begin)
+    if digest.each(_blocks(file, frame.size)) != digests:
+        raise DamagedError(_ALTERED)
+
+
+def _trailer(size: int) -> int:
+    """Bytes of the digests behind so many bytes."""
+    return digest.SIZE * (digest.count(size) + 1)
+
+
+def _digests(file: BinaryIO, begin: int, frame: Frame) -> bytes:
+    """Those of the blocks, compared with that of the record."""
+    file.seek(begin + frame.size)
+    digests = file.read(digest.SIZE * digest.count(frame.size))
+    if digest.over(digests).hex() != frame.digest:
+        raise DamagedError(_ALTERED)
+    return digests
+
+
+def _part(digests: bytes, number: int) -> bytes:
+    return digests[number * digest.SIZE : (number + 1) * digest.SIZE]
+
+
+def _blocks(file: BinaryIO, left: int) -> Iterator[bytes]:
+    """The next bytes of a file."""
     while left:
-        block = file.read(min(_BLOCK, left))
+        block = file.read(min(digest.BLOCK, left))
         if not block:
             raise DamagedError("the file is truncated.")
-        digest.update(block)
+        yield block
         left -= len(block)
-    if digest.hexdigest() != frame.digest:
-        raise DamagedError("the contents do not match their checksum.")
 
 
 def _parse(text: bytes) -> dict[str, Any]:

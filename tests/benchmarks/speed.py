@@ -18,7 +18,8 @@ from statistics import median
 
 import numpy as np
 
-from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec, workers
+from keras_lc import workers
+from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec
 
 SIDE, RANK, NOISE = 2048, 64, 0.5
 CODECS = ["fast", "balanced", "smallest", "lossless", "int8", "lc"]

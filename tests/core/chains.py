@@ -11,9 +11,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from keras_lc import workers as threads
 from keras_lc.core import LC, Balanced, DeltaDecoder, DeltaEncoder, TensorSpec
 from keras_lc.core import blob as blobs
-from keras_lc.core import workers as threads
 from keras_lc.core.streams import SymbolWriter
 
 SPECS = [

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from keras_lc import workers as threads
 from keras_lc.core import PRESETS, DeltaDecoder, DeltaEncoder, TensorSpec, balance, report, tiles
 from keras_lc.core import blob as blobs
-from keras_lc.core import workers as threads
 from keras_lc.core.codecs import lattice, second
 from keras_lc.core.matrix import view
 from keras_lc.core.streams import large

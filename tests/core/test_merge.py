@@ -87,8 +87,33 @@ def test_one_delta_from_the_base_does_for_a_chain(codecs):
     for state in states[len(codecs) :]:
         later.decode(encoder.encode(state))
         assert same(later.reconstruction, encoder.reconstruction)
+    assert same(from_needed(base, whole), direct.reconstruction)
     resumed = DeltaEncoder.resume(direct, "balanced", SPECS)
     assert resumed.whole() == whole
+
+
+def from_needed(base, delta):
+    """What a first delta decodes to over those tensors of the base that it needs."""
+    needed = DeltaDecoder(base, absent=base).needed(delta)
+    some = {name: array if name in needed else np.zeros_like(array) for name, array in base.items()}
+    return DeltaDecoder(some, absent=base.keys() - needed).decode(delta)
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_a_first_delta_tells_what_it_builds_on(codec):
+    base, state = training(1)
+    encoder = DeltaEncoder(base, codec, SPECS)
+    delta = encoder.encode(state)
+    assert same(from_needed(base, delta), encoder.reconstruction)
+
+
+def test_what_was_left_out_is_never_taken_for_a_value():
+    base, state = training(1)
+    decoder = DeltaDecoder(base, absent=base)
+    with pytest.raises(DamagedError, match="left out"):
+        decoder.decode(DeltaEncoder(base, "balanced", SPECS).encode(state))
+    with pytest.raises(MismatchError, match="left out"):
+        DeltaDecoder(base, absent=base).reconstruction[next(iter(base))]
 
 
 def test_merged_deltas_merge():

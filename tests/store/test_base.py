@@ -42,7 +42,7 @@ def read(path: Path) -> base.Base:
         frame = record.read_frame(file)
         assert frame is not None
         file.seek(0)
-        return base.read(record.read(file, frame))
+        return base.read(record.Checked(file, frame))
 
 
 def write(path: Path, *contents: Any) -> str:

@@ -24,6 +24,7 @@ from tests.toy import (
     run,
     same,
     save,
+    sealed,
     toy_checkpointer,
     walk,
     warned,
@@ -323,11 +324,11 @@ def test_a_ring_of_parents_is_an_error_and_takes_no_memory(directory: Path, leng
 
 
 def test_a_delta_whose_record_is_deep_json_is_damaged(directory: Path) -> None:
-    body = record.pack({}, b"")[:-32]
+    body = record.pack({}, b"")[:-64]
     deep = b"[" * 300_000
     lengths = body[8:12] + len(deep).to_bytes(4, "little") + body[16:24]
     body = body[:8] + lengths + zlib.crc32(lengths + deep).to_bytes(4, "little") + deep
-    (directory / "x.lcd").write_bytes(body + hashlib.sha256(body).digest())
+    (directory / "x.lcd").write_bytes(sealed(body))
     assert len(list_checkpoints(directory)) == 3
 
 

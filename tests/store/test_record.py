@@ -1,21 +1,25 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import struct
 import zlib
+from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_lc import workers
 from keras_lc.errors import CheckpointError, DamagedError, FormatError
-from keras_lc.store import record
+from keras_lc.store import digest, record
 from keras_lc.store.files import write_once
-from tests.toy import memory_growth
+from tests.toy import memory_growth, payload_of, sealed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -33,10 +37,6 @@ def at(path: Path, data: bytes, offset: int = 0) -> tuple[record.Frame | None, b
         return record.read_frame(file), data[offset:]
 
 
-def payload_of(data: bytes, frame: record.Frame) -> bytes:
-    return bytes(record.read(io.BytesIO(data), frame)[frame.start :])
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("record") / "file"
@@ -50,9 +50,10 @@ def test_a_record_gives_back_its_header_and_payload(
     frame, data = at(path, record.pack(header, payload))
     assert frame is not None
     assert frame.header == header
-    assert payload_of(data, frame) == payload
+    assert payload_of(io.BytesIO(data), frame) == payload
     assert frame.end == len(data)
-    assert frame.digest == hashlib.sha256(data[:-32]).hexdigest()
+    assert sealed(data[:-64]) == data
+    assert frame.digest == data[-32:].hex()
 
 
 @given(st.lists(st.tuples(HEADERS, st.binary(max_size=50)), min_size=1, max_size=4))
@@ -64,7 +65,7 @@ def test_records_concatenate(path: Path, parts: list[tuple[dict[str, Any], bytes
         frame, rest = at(path, data, offset)
         assert frame is not None
         assert frame.header == header
-        assert payload_of(rest, frame) == payload
+        assert payload_of(io.BytesIO(rest), frame) == payload
         with open(path, "rb") as file:
             file.seek(offset)
             record.verify(file, frame)
@@ -83,7 +84,7 @@ def test_the_bytes_of_a_record_are_those_of_the_format() -> None:
         + b'{"a":1}'
         + b"xy"
     )
-    assert record.pack({"a": 1}, b"xy") == body + hashlib.sha256(body).digest()
+    assert record.pack({"a": 1}, b"xy") == sealed(body)
 
 
 @given(st.integers(0, 3000))
@@ -111,7 +112,7 @@ def test_a_sealed_file_is_a_record(path: Path, payload: bytes, length: int) -> N
     frame, data = at(path, path.read_bytes())
     assert frame is not None
     assert (frame.header, frame.digest, frame.start) == (header, digest, start)
-    assert payload_of(data, frame) == payload
+    assert payload_of(io.BytesIO(data), frame) == payload
 
 
 def test_every_flipped_byte_and_every_truncation_of_a_record_is_noticed(path: Path) -> None:
@@ -131,7 +132,7 @@ def test_every_flipped_byte_and_every_truncation_of_a_record_is_noticed(path: Pa
         except CheckpointError:
             continue
         with pytest.raises(DamagedError):
-            payload_of(data, frame)
+            payload_of(io.BytesIO(data), frame)
         with pytest.raises(DamagedError), open(path, "rb") as file:
             record.verify(file, frame)
 
@@ -173,13 +174,13 @@ def test_headers_that_are_no_object_or_no_json_are_damaged(path: Path) -> None:
     for text in texts:
         body = head(len(text), 0, text)
         with pytest.raises(DamagedError):
-            at(path, body + hashlib.sha256(body).digest())
+            at(path, sealed(body))
 
 
 def test_trailing_spaces_of_a_header_are_allowed(path: Path) -> None:
     text = json.dumps({"a": 1}).encode() + b" " * 9
     body = head(len(text), 0, text)
-    frame, _ = at(path, body + hashlib.sha256(body).digest())
+    frame, _ = at(path, sealed(body))
     assert frame is not None
     assert frame.header == {"a": 1}
 
@@ -187,3 +188,37 @@ def test_trailing_spaces_of_a_header_are_allowed(path: Path) -> None:
 def test_a_header_that_is_not_strict_json_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         record.pack({"a": float("nan")}, b"")
+
+
+@given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 400), st.data())
+@settings(deadline=None, max_examples=100)
+def test_a_part_of_a_record_is_read_and_compared_alone(
+    payload: bytes, start: int, length: int, data: st.DataObject
+) -> None:
+    with mock.patch.object(digest, "BLOCK", 64):
+        whole = bytearray(record.pack({"a": 1}, payload))
+        frame = record.read_frame(io.BytesIO(whole))
+        assert frame is not None
+        part = slice(min(start, frame.size), min(start + length, frame.size))
+        at = data.draw(st.integers(frame.start, frame.size - 1)) if payload else frame.start
+        whole[at] ^= bool(payload)
+        source = record.Checked(io.BytesIO(whole), frame)
+        hit = payload and part.start // 64 <= at // 64 < digest.count(part.stop)
+        with pytest.raises(DamagedError) if hit else nullcontext():
+            source.fetch(part)
+            assert source.data[part] == whole[part]
+        with pytest.raises(DamagedError) if payload else nullcontext():
+            source.fetch()
+        with pytest.raises(DamagedError) if payload else nullcontext():
+            record.verify(io.BytesIO(whole), frame)
+
+
+def test_the_digest_does_not_depend_on_the_number_of_threads() -> None:
+    payload = np.random.default_rng(0).bytes(2 * digest.BLOCK)
+    found = []
+    for threads in (1, 3):
+        with mock.patch.object(workers, "THREADS", threads):
+            found.append(record.pack({}, payload))
+    assert found[0] == found[1]
+    assert found[0][-32:] == sha256(found[0][-128:-32]).digest()
+    assert found[0][-128:-96] == sha256(found[0][: digest.BLOCK]).digest()

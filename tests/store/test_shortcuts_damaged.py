@@ -126,7 +126,7 @@ def forge(path: Path, target: Path | None = None, **fields: Any) -> None:
     with open(path, "rb") as file:
         frame = record.read_frame(file)
     assert frame is not None
-    payload = data[frame.start : -record.DIGEST]
+    payload = data[frame.start : frame.size]
     (target or path).write_bytes(record.pack(frame.header | told, payload))
 
 
@@ -197,7 +197,7 @@ def test_one_that_leads_elsewhere_is_told(directory: Path) -> None:
         frame, payload = record.read_frame(file), record.read_frame(wrong)
     assert frame is not None
     assert payload is not None
-    data = other.read_bytes()[payload.start : -record.DIGEST]
+    data = other.read_bytes()[payload.start : payload.size]
     path.write_bytes(record.pack(frame.header, data))
     assert verify(directory).damaged == {
         path.name: "it leads to another state than what it passes."

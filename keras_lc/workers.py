@@ -6,30 +6,40 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
+
+import numpy as np
 
 # the processors that a job may use, not all that its machine has
 _OURS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 THREADS = min(4, _OURS or 1)
 _SPARE = 2  # items under way for each thread, so that their scratch memory is bounded
+# glibc gives a thread's freed memory back to the system from twice the largest block on that was
+# ever freed, if that is at most 32 MiB, and having pages made anew takes longer than the work on
+# them. So one is freed; its pages are never made.
+_LARGEST = (32 << 20) - 4096
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def start() -> ThreadPoolExecutor:
     """Threads, to be used as a context."""
-    return ThreadPoolExecutor(THREADS, "keras_lc-core")
+    np.empty(_LARGEST, np.uint8)
+    return ThreadPoolExecutor(THREADS, "keras_lc-worker")
 
 
 def ordered(
     workers: Executor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     """Results in the order of the items; these are taken one by one, as there is room."""
-    if THREADS == 1:  # nothing would be gained by handing over
-        yield from map(function, items)
+    items = iter(items)
+    ahead = list(islice(items, 2))
+    if THREADS == 1 or len(ahead) < 2:  # nothing would be gained by handing over
+        yield from map(function, chain(ahead, items))
         return
     under_way: deque[Future[Result]] = deque()
-    for item in items:
+    for item in chain(ahead, items):
         under_way.append(workers.submit(function, item))
         if len(under_way) == _SPARE * THREADS:
             yield under_way.popleft().result()
