@@ -1,6 +1,8 @@
 """A training that resumes by itself; for a parent that kills it, or a test that does not.
 
-The environment of the script is that of a user: a seed, a model, data, `fit`.
+The environment of the script is that of a user: a seed, a model, data, `fit`. For each line that
+comes in, options of `live`, a process is forked that trains. Forking saves the time that importing
+Keras takes.
 """
 
 import functools
@@ -9,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import traceback
 
 import keras
 import numpy as np
@@ -189,10 +192,29 @@ def train(directory, data="arrays", epochs=4, kill=None, sent="SIGKILL", at_once
     }
 
 
-if __name__ == "__main__":
-    directory, finished, options = sys.argv[1:]
-    found = train(None if directory == "None" else directory, **json.loads(options))
+def live(finished, **options):
+    """One life of a training; what came out of it is told, and its state put into a file."""
+    found = train(**options)
     arrays = found.pop("state")
-    if finished != "nothing":
+    if finished is not None:
         np.savez(finished, *arrays)
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
+
+
+def main():
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                live(**json.loads(line))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        print(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

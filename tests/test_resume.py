@@ -1,19 +1,14 @@
 """A run that is stopped, however and wherever, ends as one that was not."""
 
 import functools
-import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-import resumed_training
 from keras.src.trainers.epoch_iterator import EpochIterator
 from models import X, Y, equal, fit, state
 from resumed_training import DATA, Kill, fresh, train
@@ -23,7 +18,6 @@ from keras_lc.capture import randomness, run
 from keras_lc.capture.data import Skipping, doubts
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
-SCRIPT = Path(resumed_training.__file__)
 pytestmark = pytest.mark.filterwarnings("ignore:.shuffle=True. was passed")
 
 
@@ -378,69 +372,6 @@ def test_notes_hold_what_is_not_finite():
     assert np.isnan(meant["best"])
     assert meant["history"] == notes["history"]
     assert meant["wait"] == 3
-
-
-def start(directory, backend, finished="nothing", **options):
-    options = {"epochs": 4} | options
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(directory), str(finished), json.dumps(options)],
-        env=os.environ
-        | {
-            "KERAS_BACKEND": backend,
-            "PYTHONPATH": f"{SCRIPT.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-KILLS = {
-    "between epochs": ([[2, 0]], {}, "SIGKILL"),
-    "within an epoch": ([[2, 5]], {"save_freq": 2}, "SIGKILL"),
-    "again in the same epoch": ([[2, 3], [2, 1], [2, 6]], {"save_freq": 2}, "SIGKILL"),
-    "a signal": ([[2, 3]], {"signals": ["SIGUSR1"], "codec": "balanced"}, "SIGUSR1"),
-}
-
-
-@functools.cache
-def finished_run(backend, data, where):
-    done = start(None, backend, where, data=data)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def killed_and_finished(tmp_path, uncut, backend, data, stops, options, sent):
-    """Every life is a process of its own."""
-    expected = finished_run(backend, data, uncut)
-    for stop in stops:
-        child = start(tmp_path / "t", backend, data=data, kill=stop, sent=sent, **options)
-        ended = {"SIGKILL": -signal.SIGKILL}.get(sent, 0)
-        assert child.returncode == ended, child.stderr
-    last = start(tmp_path / "t", backend, tmp_path / "end.npz", data=data, **options)
-    assert last.returncode == 0, last.stderr
-    assert json.loads(last.stdout.splitlines()[-1]) == expected
-    with np.load(tmp_path / "end.npz") as ours, np.load(uncut) as theirs:
-        assert equal(list(ours.values()), list(theirs.values()))
-
-
-def test_a_process_that_is_killed(tmp_path):
-    backend, uncut = keras.backend.backend(), tmp_path / "uncut.npz"
-    killed_and_finished(tmp_path, uncut, backend, "arrays", *KILLS["within an epoch"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", KILLS)
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
-def test_processes_of_every_backend(tmp_path, tmp_path_factory, backend, data, kills):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"there is no {backend}")
-    if data == "DataLoader" and backend != "torch":
-        pytest.skip("of torch")
-    uncut = tmp_path_factory.getbasetemp() / f"{backend}, {data}.npz"
-    killed_and_finished(tmp_path, uncut, backend, data, *KILLS[kills])
-    print(f"{backend}, {data}, {kills}: bit-identical")
 
 
 def shuffled(seed, seed_of_all=1):
