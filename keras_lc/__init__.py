@@ -4,12 +4,14 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
 
     fit()          callback.py      Keras' events; schedule.py says when a save is due,
       |            resume.py        where to go on; preempt.py hears signals
+      |            saver.py         the checkpoints of one run, from the first to the last
       |            capture/         the training state, copied to named numpy arrays
       |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
       |            core/            arrays to bytes: codecs/ are the methods, one a file
       v            store/           bytes to durable files: record, base, index, chain, pack
     training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json
-      ^            store/, core/, capture/ again, upwards through loader.py
+      ^            store/, core/, capture/ again, upwards: listing.py tells what there is,
+      |            loader.py decodes it, restoring.py puts it into a model
     restore_latest("training", model)
 
 Names load when first used: importing the package imports neither Keras nor a backend.
@@ -24,15 +26,10 @@ if TYPE_CHECKING:
     from keras_lc.callback import LCModelCheckpoint
     from keras_lc.errors import CheckpointError
     from keras_lc.exports import export
-    from keras_lc.loader import (
-        CheckpointInfo,
-        Restored,
-        latest_checkpoint,
-        list_checkpoints,
-        restore,
-        restore_latest,
-    )
+    from keras_lc.listing import CheckpointInfo, list_checkpoints
+    from keras_lc.loader import latest_checkpoint
     from keras_lc.report import Report, verify
+    from keras_lc.restoring import Restored, restore, restore_latest
     from keras_lc.skip import skip_batches
     from keras_lc.store.pack import pack
 
@@ -55,10 +52,16 @@ __all__ = [
 
 _HOMES = {
     "CheckpointError": "errors",
+    "CheckpointInfo": "listing",
     "LCModelCheckpoint": "callback",
-    "export": "exports",
     "Report": "report",
+    "Restored": "restoring",
+    "export": "exports",
+    "latest_checkpoint": "loader",
+    "list_checkpoints": "listing",
     "pack": "store.pack",
+    "restore": "restoring",
+    "restore_latest": "restoring",
     "skip_batches": "skip",
     "verify": "report",
 }
@@ -69,7 +72,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.core")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'loader')}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +14,14 @@ from keras.src.callbacks.monitor_callback import MonitorCallback
 from keras.src.utils import io_utils
 
 from keras_lc import words
-from keras_lc.capture import run, running
-from keras_lc.capture.keras import KerasCapture
-from keras_lc.checkpointer import Checkpointer
-from keras_lc.core import Rules
+from keras_lc.capture import running
 from keras_lc.core.presets import CodecLike
-from keras_lc.loader import CheckpointInfo, Loaded, strip_suffix
+from keras_lc.listing import CheckpointInfo, strip_suffix
 from keras_lc.preempt import REQUEUE, Preemption
 from keras_lc.resume import Run
+from keras_lc.saver import Saver, Told
 from keras_lc.schedule import TimeSchedule, schedule
-from keras_lc.template import Template, split
+from keras_lc.template import Template
 
 
 class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
@@ -109,30 +105,23 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         self.resume = resume
         self._template = Template(filepath)
         self.filepath = self._template.text
-        Rules(final_codec)
-        self._final_codec = final_codec
-        self._options: dict[str, Any] = {
-            "codec": codec,
-            "keyframe_every": keyframe_every,
-            "max_to_keep": max_to_keep,
-            "background": background,
-            "on_saved": self._tell,
-            "on_error": on_error,
-            "owns": self._template.fits,
-        }
-        self._directory = self._template.directory
-        self._checkpointer = Checkpointer(self._directory or "", **self._options)
-        self._on_saved = on_saved
-        self._words_after: Callable[[CheckpointInfo], None] | None = None
-        self._capture: KerasCapture | None = None
-        self._last_step = 0
-        self._epoch = 0
+        self._run = Run(self._template, save_weights_only) if resume else None
+        self._saver = Saver(
+            self._template,
+            self._run,
+            save_weights_only,
+            final_codec,
+            on_saved,
+            codec=codec,
+            keyframe_every=keyframe_every,
+            max_to_keep=max_to_keep,
+            background=background,
+            on_error=on_error,
+        )
         self._schedule = None if save_freq == "epoch" else schedule(save_freq)  # type: ignore[arg-type]
         self._preemption = Preemption(signals)
-        self._run = Run(self._template, save_weights_only) if resume else None
+        self._epoch = 0
         self._batch = 0
-        self._began = 0  # at which step
-        self._saved = (-1, False)  # step of the last checkpoint, and whether it will do as the last
         self._left = False  # in the middle of an epoch, because of a signal
         self._exit_code = 0
         if self._schedule or self._run or self._preemption:
@@ -151,25 +140,17 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
 
         Until the next save, other processes may save into the directory.
         """
-        self._checkpointer.close()
+        self._saver.close()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model = self.model
         fit = running.find(model)
         if self._run and fit and fit.moves_last(self):
             return
-        if self._capture is None or self._capture.model is not model:
-            self._capture = KerasCapture(model, self.save_weights_only)
-            self._last_step = 0
-            fresh = True
-        else:
-            fresh = self._capture.step < self._last_step
         self._left, self._exit_code = False, 0
-        if self._run and (found := self._run.begin(model, self._capture.step, self._epochs)):
-            self._go_on(*found)
-        elif fresh and self._template.directory is not None:
-            self._begin_chain(self._template.directory)
-        self._began = self._capture.step
+        notes = self._saver.begin(model, self._epochs)
+        if notes and self._schedule:
+            self._schedule.restore(notes["schedule"])
         if self._preemption:
             self._preemption.listen(lambda at: fit is None or running.find(model, at) is not None)
 
@@ -185,7 +166,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         if self._preemption.received:
             if not skipped:
                 self._save(self._epoch, batch, logs or {}, asked=True)
-                self._checkpointer.wait()  # there may be little time
+                self._saver.wait()  # there may be little time
             self._left, self._exit_code = True, REQUEUE
             model.stop_training = True
         elif self._schedule and not skipped and self._schedule.due(batch):
@@ -207,7 +188,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         try:
-            if self._lacks_end():
+            if self._saver.lacks_end and not (self._left or self.save_best_only):
                 self._save(self._epoch, None, logs or {}, asked=True)
             self.wait()
         finally:
@@ -215,39 +196,9 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             if self._run:
                 self._run.end()
 
-    def _lacks_end(self) -> bool:
-        """Whether this `fit` has trained, and no checkpoint is of the state that it leaves."""
-        if self._capture is None or self._left or self.save_best_only:
-            return False
-        step = self._capture.step
-        return step != self._began and self._saved != (step, True)
-
     @property
     def _epochs(self) -> int:
         return int((self.params or {}).get("epochs") or 0)
-
-    def _begin_chain(self, directory: str) -> None:
-        """A new chain in a directory, or the one that the model has been restored from."""
-        self._open(directory)
-        capture = self._capture
-        assert capture is not None
-        if capture.step and capture.model.built:
-            self._checkpointer.adopt(capture)
-
-    def _go_on(self, loaded: Loaded, notes: Mapping[str, Any]) -> None:
-        """Continue a chain as if this process had made it."""
-        assert self._capture is not None
-        assert self._template.directory is not None
-        self._open(self._template.directory)
-        arrays = loaded.decoder.reconstruction
-        self._checkpointer.resume(loaded, run.specs(arrays, self._capture.specs))
-        if self._schedule:
-            self._schedule.restore(notes["schedule"])
-
-    def _open(self, directory: str) -> None:
-        self.wait()
-        self._directory = directory
-        self._checkpointer = Checkpointer(directory, **self._options)
 
     def _save(
         self, epoch: int, batch: int | None, logs: Mapping[str, Any], asked: bool = False
@@ -255,50 +206,28 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         """Save at the end of a batch or, None, of an epoch; asked, whatever its worth, and as the
         last one."""
         path = strip_suffix(self._path(epoch, batch, logs, asked))
-        directory, name = split(path)
-        if self._capture is None:  # in a training loop of one's own
+        if not self._saver.begun:  # in a training loop of one's own
             self.on_train_begin()
         if asked:
             self._announce(words.saving(epoch, path))
         elif not self._wanted(epoch, logs, path):
             return
-        if directory != self._directory:
-            self._begin_chain(directory)
-        capture, checkpointer = self._capture, self._checkpointer
-        assert capture is not None
-        checkpointer.wait()  # the buffers of the snapshot are in use until then
-        ends = self._ends(epoch, batch, self.model)  # on jax, its variables hold nothing before
-        begin = time.perf_counter()
-        snapshot = capture.snapshot()
-        if self._run:
-            state = self._schedule.state() if self._schedule else {}
-            snapshot = self._run.extended(snapshot, batch is not None, state)
-        if checkpointer.base_due(name, snapshot):
-            snapshot = capture.described(snapshot)
-        self._last_step = snapshot.step
-        if self.verbose > 0:
-            nbytes = sum(array.nbytes for array in snapshot.arrays.values())
-            interactive = io_utils.is_interactive_logging_enabled()
-            self._words_after = partial(self._say_finished, interactive, epoch, path, nbytes, begin)
-        codec = self._final_codec if ends or asked else None
-        rules = str(Rules(self._options["codec"] if codec is None else codec))
-        last = rules in (str(Rules(self._final_codec)), str(Rules("lossless")))
-        self._saved = (snapshot.step, last or snapshot.layout is not None)
-        checkpointer.save(
-            snapshot,
-            name,
-            epoch=epoch + (batch is None),
-            batch=0 if batch is None else batch + 1,
-            logs=logs,
-            codec=codec,
+        self._saver.save(
+            path,
+            epoch,
+            batch,
+            logs,
+            last=asked or self._ends(epoch, batch),
+            schedule=self._schedule.state() if self._schedule else {},
+            told=self._words_after(epoch, path) if self.verbose > 0 else None,
         )
 
-    def _ends(self, epoch: int, batch: int | None, model: Any) -> bool:
+    def _ends(self, epoch: int, batch: int | None) -> bool:
         """Whether training ends here, as far as this can be known."""
         steps = (self.params or {}).get("steps")
         if batch is not None and not (steps and batch + 1 >= steps):
             return False
-        return epoch + 1 == self._epochs or (batch is None and model.stop_training)
+        return epoch + 1 == self._epochs or (batch is None and self._model.stop_training)
 
     def _path(self, epoch: int, batch: int | None, logs: Mapping[str, Any], asked: bool) -> str:
         if batch is not None and (asked or isinstance(self._schedule, TimeSchedule)):
@@ -306,13 +235,6 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         if asked and self._template.tells_batch:
             batch = self._batch
         return self._template.fill(epoch, batch, logs)
-
-    def _tell(self, info: CheckpointInfo) -> None:
-        """A checkpoint is durable; called in the thread that writes."""
-        if self._words_after is not None:
-            self._words_after(info)
-        if self._on_saved is not None:
-            self._on_saved(info)
 
     def _wanted(self, epoch: int, logs: Mapping[str, Any], path: str) -> bool:
         """Whether to save, by the monitored value, and the line that says so."""
@@ -343,23 +265,19 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
 
     def _announce(self, message: str) -> None:
         """Say that a save begins, once the one before has ended."""
-        self._checkpointer.wait()
+        self._saver.wait()
         self._say(message)
 
     def _say(self, message: str) -> None:
         if self.verbose > 0:
             io_utils.print_msg(message)
 
-    def _say_finished(
-        self,
-        interactive: bool,
-        epoch: int,
-        path: str,
-        state: int,
-        begin: float,
-        info: CheckpointInfo,
-    ) -> None:
-        seconds = time.perf_counter() - begin
-        if not interactive:
-            io_utils.disable_interactive_logging()  # in this thread too: Keras keeps it by thread
-        self._say(words.finished(epoch, path, info.nbytes, state, seconds))
+    def _words_after(self, epoch: int, path: str) -> Told:
+        interactive = io_utils.is_interactive_logging_enabled()
+
+        def told(info: CheckpointInfo, state: int, seconds: float) -> None:
+            if not interactive:
+                io_utils.disable_interactive_logging()  # Keras keeps it by thread
+            self._say(words.finished(epoch, path, info.nbytes, state, seconds))
+
+        return told

@@ -19,7 +19,8 @@ from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules, TensorSpec
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
-from keras_lc.loader import CheckpointInfo, Loaded, describe, load
+from keras_lc.listing import CheckpointInfo, describe
+from keras_lc.loader import Loaded, load
 from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keras_lc.errors import OptionError, StoreError
-from keras_lc.loader import Loaded, load_named, put_back
+from keras_lc.loader import Loaded, load_named
+from keras_lc.restoring import put_back
 from keras_lc.store import base, safetensors
 from keras_lc.store.locate import directory_at, split
 

@@ -1,4 +1,4 @@
-"""The way up: a chain is found, checked, decoded, and put into a model."""
+"""The way up: a checkpoint is found, and its chain read, checked and decoded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +18,9 @@ from keras_lc.errors import (
     CheckpointError,
     DamagedError,
     FormatError,
-    MismatchError,
     NotFoundError,
-    StoreError,
 )
+from keras_lc.listing import CheckpointInfo, describe, open_directory, strip_suffix
 from keras_lc.progress import shown
 from keras_lc.store import base, chain, index
 from keras_lc.store.directory import Directory
@@ -31,35 +28,7 @@ from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at, split
 from keras_lc.store.record import Checked
 
-SUFFIXES = (".weights.h5", ".keras", ".h5", ".ckpt", ".lcd")
 _AHEAD = 2  # records that are in memory before they are decoded
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """One checkpoint of a directory.
-
-    Attributes:
-        path: path without suffix, as `restore` takes it.
-        kind: `"base"` or `"delta"`.
-        epoch: completed epochs.
-        batch: batches done in the unfinished epoch, 0 at the end of one.
-        step: iterations of the optimizer.
-        logs: the metrics at the time of saving.
-        nbytes: size of the file.
-        parent: path of the checkpoint that a delta builds on; None for a base.
-        saved_at: time of saving, UTC.
-    """
-
-    path: str
-    kind: str
-    epoch: int
-    batch: int
-    step: int
-    logs: dict[str, float]
-    nbytes: int
-    parent: str | None
-    saved_at: datetime
 
 
 @dataclass(frozen=True)
@@ -76,93 +45,6 @@ class Loaded(Decoded):
 
     info: CheckpointInfo
     stored: Stored
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What `restore` and `restore_latest` give back.
-
-    Attributes:
-        model: the model, its state put back.
-        path: path of the checkpoint, without suffix.
-        epoch: completed epochs; pass it to `fit` as `initial_epoch`.
-        batch: batches done in the unfinished epoch, 0 at the end of one.
-        step: iterations of the optimizer.
-        logs: the metrics at the time of saving.
-    """
-
-    model: Any
-    path: str
-    epoch: int
-    batch: int
-    step: int
-    logs: dict[str, float]
-
-
-def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Restored | None:
-    """Put the newest intact checkpoint of a directory back.
-
-    Args:
-        directory: where `LCModelCheckpoint` saves, a path or URL; it need not exist.
-        model: a compiled `keras.Model` of the architecture that was saved, changed in place;
-            one that is not compiled takes weights and seeds, without the optimizer. Without a
-            model, the compiled one is rebuilt from the stored configuration.
-
-    Returns:
-        What was restored, or None when there is no checkpoint yet.
-
-    Raises:
-        MismatchError: the checkpoint is of another model; the model is unchanged.
-        DamagedError: there are checkpoints, but none is intact.
-        StoreError: the directory is a file or cannot be read.
-
-    Example:
-        >>> import keras_lc
-        >>> keras_lc.restore_latest("no/such/directory") is None
-        True
-    """
-    loaded = load_latest(directory)
-    return None if loaded is None else put_back(loaded, model)
-
-
-def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
-    """Put one checkpoint back.
-
-    Args:
-        path: for example `"training/cp-0007"`, with or without suffix.
-        model: as for `restore_latest`.
-
-    Raises:
-        NotFoundError: there is no such checkpoint; near names are listed.
-        DamagedError: it, or a checkpoint that it builds on, is damaged.
-        MismatchError: the checkpoint is of another model; the model is unchanged.
-
-    Example:
-        >>> import keras_lc
-        >>> try:
-        ...     keras_lc.restore("no/such/directory/cp-0001")
-        ... except keras_lc.CheckpointError as error:
-        ...     print(error)
-        there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
-    """
-    return put_back(load_named(path), model)
-
-
-def put_back(loaded: Loaded, model: Any) -> Restored:
-    """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
-    from keras_lc.capture.configuration import rebuild  # these bring Keras and its backend
-    from keras_lc.capture.keras import KerasCapture
-
-    if model is None:
-        model = rebuild(loaded.base.about, repr(loaded.info.path))
-    try:
-        KerasCapture(model).restore(
-            loaded.decoder.reconstruction, loaded.base.about, loaded.base.arrays
-        )
-    except MismatchError as error:
-        raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
-    info = loaded.info
-    return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)
 
 
 def load(directory: Directory, contents: Contents, target: Stored, whole: bool = False) -> Loaded:
@@ -343,32 +225,6 @@ def load_named(path: str | os.PathLike[str], whole: bool = False) -> Loaded:
     )
 
 
-def open_directory(directory: Directory) -> Contents:
-    """The checkpoints of a directory; an error if it is a file."""
-    if directory.is_file():
-        raise StoreError(f"{str(directory)!r} is a file; expected a directory of checkpoints.")
-    return index.scan(directory)
-
-
-def list_checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
-    """The checkpoints of a directory, oldest first; only headers are read.
-
-    Args:
-        directory: a path or URL, which need not exist.
-
-    Raises:
-        StoreError: the directory is a file or cannot be read.
-
-    Example:
-        >>> import keras_lc
-        >>> keras_lc.list_checkpoints("no/such/directory")
-        []
-    """
-    place = directory_at(directory)
-    contents = open_directory(place)
-    return [describe(place, contents, stored) for stored in contents.listed]
-
-
 def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
     """Path, without suffix, of the newest checkpoint that is intact; None if there is none.
 
@@ -389,31 +245,3 @@ def latest_checkpoint(directory: str | os.PathLike[str]) -> str | None:
     """
     loaded = load_latest(directory)
     return None if loaded is None else loaded.info.path
-
-
-def describe(directory: Directory, contents: Contents, stored: Stored) -> CheckpointInfo:
-    """What is known of a stored checkpoint."""
-    header, parent = stored.header, stored.parent
-    if parent in contents.shortcut_to and parent not in contents.by_digest:
-        parent = contents.shortcut_to[parent].parent  # what was between them has been pruned
-    if parent in contents.by_digest:
-        parent = contents.by_digest[parent].name
-    return CheckpointInfo(
-        path=directory.child(stored.name),
-        kind="base" if stored.parent is None else "delta",
-        epoch=header["epoch"],
-        batch=header["batch"],
-        step=header["step"],
-        logs={name: float(value) for name, value in header["logs"].items()},
-        nbytes=stored.nbytes,
-        parent=None if parent is None else directory.child(parent),
-        saved_at=datetime.fromisoformat(header["saved_at"]),
-    )
-
-
-def strip_suffix(name: str) -> str:
-    """A checkpoint's name without the suffix that users may write."""
-    for suffix in SUFFIXES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix)
-    return name

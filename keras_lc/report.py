@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
-from keras_lc.loader import Decoded, decode, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import Decoded, decode
 from keras_lc.store import chain, index, record
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored

@@ -8,7 +8,8 @@ from typing import Any
 
 from keras_lc.capture import Snapshot, data, randomness, run, running
 from keras_lc.errors import MismatchError, OptionError
-from keras_lc.loader import Loaded, load_latest, put_back
+from keras_lc.loader import Loaded, load_latest
+from keras_lc.restoring import put_back
 from keras_lc.template import Template
 
 

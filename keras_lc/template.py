@@ -10,7 +10,7 @@ from string import Formatter
 from typing import Any
 
 from keras_lc.errors import TemplateError
-from keras_lc.loader import strip_suffix
+from keras_lc.listing import strip_suffix
 from keras_lc.store import locate
 
 _ANGLE = re.compile(r"<(epoch|batch)((?::[^<>{}]*)?)>")

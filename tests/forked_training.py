@@ -11,7 +11,7 @@ import sys
 import keras
 from models import X, Y, dense
 
-from keras_lc import LCModelCheckpoint, callback, checkpointer, restore_latest
+from keras_lc import LCModelCheckpoint, checkpointer, restore_latest, saver
 from tests.core.golden.make import digest
 
 SHORT, KEYFRAME, KEEP = 3, 14, 4  # so that shortcuts, bases and pruning are met often
@@ -46,7 +46,7 @@ def train(directory, epochs):
 
 
 def main():
-    callback.Checkpointer = Told
+    saver.Checkpointer = Told
     checkpointer._SHORT = SHORT
     for line in sys.stdin:
         directory, epochs = line.split()

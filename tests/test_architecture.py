@@ -15,12 +15,15 @@ FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
 CORE = {"keras_lc.core", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors"}
 STORE = {"keras_lc.store", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
-    "capture": {"store", "checkpointer", "loader", "callback", "background"},
-    "checkpointer": {"callback", "resume"},
-    "resume": {"callback", "checkpointer", "background"},
-    "loader": {"callback", "checkpointer", "background", "report", "exports"},
-    "exports": {"callback", "checkpointer", "background", "report"},
-    "report": {"callback", "checkpointer", "background", "capture"},
+    "capture": {"store", "checkpointer", "listing", "loader", "callback", "background"},
+    "saver": {"callback", "schedule", "preempt"},
+    "checkpointer": {"callback", "saver", "resume", "restoring"},
+    "resume": {"callback", "saver", "checkpointer", "background"},
+    "listing": {"callback", "saver", "checkpointer", "loader", "core", "capture"},
+    "loader": {"callback", "saver", "checkpointer", "background", "report", "exports", "capture"},
+    "restoring": {"callback", "saver", "checkpointer", "background", "report", "exports"},
+    "exports": {"callback", "saver", "checkpointer", "background", "report"},
+    "report": {"callback", "saver", "checkpointer", "background", "capture"},
     "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
 }
 
@@ -120,7 +123,7 @@ def run_fresh(code, directory):
         "import keras_lc; keras_lc.core.DeltaDecoder; keras_lc.CheckpointError; dir(keras_lc)",
         "import keras_lc; keras_lc.list_checkpoints('.'); keras_lc.latest_checkpoint('.')",
         "import keras_lc; keras_lc.restore_latest('.'); keras_lc.verify('.')",
-        "import keras_lc.store.index, keras_lc.checkpointer, keras_lc.loader",
+        "import keras_lc.store.index, keras_lc.checkpointer, keras_lc.restoring",
     ],
 )
 def test_no_framework_is_imported(code, tmp_path):

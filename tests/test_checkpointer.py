@@ -22,14 +22,8 @@ from hypothesis import strategies as st
 from keras_lc.capture import Snapshot
 from keras_lc.core.presets import Balanced
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
-from keras_lc.loader import (
-    CheckpointInfo,
-    latest_checkpoint,
-    list_checkpoints,
-    load_latest,
-    load_named,
-    open_directory,
-)
+from keras_lc.listing import CheckpointInfo, list_checkpoints, open_directory
+from keras_lc.loader import latest_checkpoint, load_latest, load_named
 from keras_lc.store import base, chain, files, index, lock
 from keras_lc.store.directory import LocalDirectory
 from keras_lc.store.locate import directory_at

@@ -12,7 +12,8 @@ import pytest
 from models import dense, equal, fit, state
 
 from keras_lc import pack, restore_latest, verify
-from keras_lc.loader import load, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load
 from keras_lc.store import files
 from keras_lc.store.locate import directory_at
 from tests.core.golden.make import digest

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError, StoreError
-from keras_lc.loader import (
-    Loaded,
-    latest_checkpoint,
-    list_checkpoints,
-    load_latest,
-    load_named,
-)
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import Loaded, latest_checkpoint, load_latest, load_named
 from keras_lc.store.index import INDEX
 from tests.toy import run, same, walk, warned
 

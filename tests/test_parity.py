@@ -21,7 +21,8 @@ import pytest
 from models import dense, fit
 
 from keras_lc import CheckpointError, LCModelCheckpoint, list_checkpoints
-from keras_lc.loader import load_named, strip_suffix
+from keras_lc.listing import strip_suffix
+from keras_lc.loader import load_named
 
 NAN = float("nan")
 FALLING, TURNING = [0.9, 0.8, 0.7, 0.6], [0.9, 0.5, 0.7, 0.4]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from keras_lc import latest_checkpoint, verify
 from keras_lc.checkpointer import Checkpointer
-from keras_lc.loader import load_named, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load_named
 from keras_lc.store import chain
 from keras_lc.store.index import Contents
 from keras_lc.store.locate import directory_at

@@ -10,7 +10,8 @@ import pytest
 
 from keras_lc import checkpointer, latest_checkpoint, list_checkpoints, pack, restore, verify
 from keras_lc.errors import DamagedError
-from keras_lc.loader import load, load_named, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load, load_named
 from keras_lc.store import chain, digest, index
 from keras_lc.store.locate import directory_at
 from tests.toy import State, load_all, run, same, save, toy_checkpointer, walk

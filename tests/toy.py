@@ -24,7 +24,8 @@ from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
 from keras_lc.errors import StoreError
-from keras_lc.loader import load, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load
 from keras_lc.store import files, lock, record
 from keras_lc.store.locate import directory_at
 from keras_lc.store.pack import pack

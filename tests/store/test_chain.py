@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_lc.errors import DamagedError
-from keras_lc.loader import list_checkpoints, load_named
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import load_named
 from keras_lc.store import chain
 from keras_lc.store.index import BASE, DELTA, Contents, Stored
 from tests.toy import file_names, run, same, save, toy_checkpointer, walk

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from keras_lc import latest_checkpoint, list_checkpoints, verify
-from keras_lc.loader import load_named, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load_named
 from keras_lc.store import index, record
 from keras_lc.store.locate import directory_at
 from tests.store.golden import make

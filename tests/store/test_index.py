@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_lc.errors import CheckpointError, StoreError
-from keras_lc.loader import latest_checkpoint, list_checkpoints, load_named
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import latest_checkpoint, load_named
 from keras_lc.store import index, record
 from tests.toy import (
     HEADER,

@@ -17,7 +17,8 @@ import fsspec
 import pytest
 
 from keras_lc.errors import CheckpointError, LockedError, StoreError
-from keras_lc.loader import list_checkpoints, load_named
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import load_named
 from keras_lc.store import lock, process
 from keras_lc.store.directory import LocalDirectory
 from keras_lc.store.locate import directory_at

@@ -24,7 +24,8 @@ from keras_lc.errors import (
     NotFoundError,
     StoreError,
 )
-from keras_lc.loader import latest_checkpoint, list_checkpoints, load_named
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import latest_checkpoint, load_named
 from keras_lc.report import verify
 from keras_lc.store import files, index, record
 from keras_lc.store.index import INDEX

@@ -10,7 +10,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from keras_lc.errors import CheckpointError, NotFoundError, StoreError
-from keras_lc.loader import latest_checkpoint, list_checkpoints, load_latest, load_named
+from keras_lc.listing import list_checkpoints
+from keras_lc.loader import latest_checkpoint, load_latest, load_named
 from keras_lc.store import record
 from keras_lc.store.index import INDEX
 from keras_lc.store.locate import directory_at

@@ -13,7 +13,8 @@ import pytest
 
 from keras_lc import latest_checkpoint, verify
 from keras_lc.errors import CheckpointError
-from keras_lc.loader import load_named, open_directory
+from keras_lc.listing import open_directory
+from keras_lc.loader import load_named
 from keras_lc.store import index, record
 from keras_lc.store.locate import directory_at
 from tests.toy import State, memory_growth, run, same, save, toy_checkpointer, walk, warned

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_lc.checkpointer import Checkpointer
-from keras_lc.loader import open_directory
+from keras_lc.listing import open_directory
 from keras_lc.store.locate import directory_at
 from keras_lc.store.pack import pack
 from tests.core.golden.make import digest

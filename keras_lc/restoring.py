@@ -1,0 +1,97 @@
+"""The last step up: a decoded checkpoint is put into a model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from keras_lc.errors import MismatchError
+from keras_lc.loader import Loaded, load_latest, load_named
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` and `restore_latest` give back.
+
+    Attributes:
+        model: the model, its state put back.
+        path: path of the checkpoint, without suffix.
+        epoch: completed epochs; pass it to `fit` as `initial_epoch`.
+        batch: batches done in the unfinished epoch, 0 at the end of one.
+        step: iterations of the optimizer.
+        logs: the metrics at the time of saving.
+    """
+
+    model: Any
+    path: str
+    epoch: int
+    batch: int
+    step: int
+    logs: dict[str, float]
+
+
+def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Restored | None:
+    """Put the newest intact checkpoint of a directory back.
+
+    Args:
+        directory: where `LCModelCheckpoint` saves, a path or URL; it need not exist.
+        model: a compiled `keras.Model` of the architecture that was saved, changed in place;
+            one that is not compiled takes weights and seeds, without the optimizer. Without a
+            model, the compiled one is rebuilt from the stored configuration.
+
+    Returns:
+        What was restored, or None when there is no checkpoint yet.
+
+    Raises:
+        MismatchError: the checkpoint is of another model; the model is unchanged.
+        DamagedError: there are checkpoints, but none is intact.
+        StoreError: the directory is a file or cannot be read.
+
+    Example:
+        >>> import keras_lc
+        >>> keras_lc.restore_latest("no/such/directory") is None
+        True
+    """
+    loaded = load_latest(directory)
+    return None if loaded is None else put_back(loaded, model)
+
+
+def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
+    """Put one checkpoint back.
+
+    Args:
+        path: for example `"training/cp-0007"`, with or without suffix.
+        model: as for `restore_latest`.
+
+    Raises:
+        NotFoundError: there is no such checkpoint; near names are listed.
+        DamagedError: it, or a checkpoint that it builds on, is damaged.
+        MismatchError: the checkpoint is of another model; the model is unchanged.
+
+    Example:
+        >>> import keras_lc
+        >>> try:
+        ...     keras_lc.restore("no/such/directory/cp-0001")
+        ... except keras_lc.CheckpointError as error:
+        ...     print(error)
+        there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
+    """
+    return put_back(load_named(path), model)
+
+
+def put_back(loaded: Loaded, model: Any) -> Restored:
+    """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
+    from keras_lc.capture.configuration import rebuild  # these bring Keras and its backend
+    from keras_lc.capture.keras import KerasCapture
+
+    if model is None:
+        model = rebuild(loaded.base.about, repr(loaded.info.path))
+    try:
+        KerasCapture(model).restore(
+            loaded.decoder.reconstruction, loaded.base.about, loaded.base.arrays
+        )
+    except MismatchError as error:
+        raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
+    info = loaded.info
+    return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)
