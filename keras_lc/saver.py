@@ -27,10 +27,11 @@ class Saver:
         template: of the checkpoints' paths.
         run: what is known of the run, if it is to go on in another process.
         weights_only: leave the optimizer out.
-        final_codec: codec of last checkpoints.
+        codec: of deltas.
+        final_codec: of last checkpoints.
         on_saved: called with a `CheckpointInfo` after each durable save, in the thread that
             writes.
-        options: of the `Checkpointer`.
+        options: the others of the `Checkpointer`.
     """
 
     def __init__(
@@ -38,17 +39,19 @@ class Saver:
         template: Template,
         run: Run | None,
         weights_only: bool,
+        codec: CodecLike,
         final_codec: CodecLike,
-        on_saved: Callable[[CheckpointInfo], Any] | None,
+        on_saved: Callable[[CheckpointInfo], Any] | None = None,
         **options: Any,
     ):
         self._template = template
         self._run = run
         self._weights_only = weights_only
+        self._codec = codec
         self._final_codec = final_codec
         self._final = {str(Rules(codec)) for codec in (final_codec, "lossless")}
         self._on_saved = on_saved
-        self._options = options | {"on_saved": self._tell, "owns": template.fits}
+        self._options = options | {"codec": codec, "on_saved": self._tell, "owns": template.fits}
         self._directory = template.directory
         self._checkpointer = Checkpointer(self._directory or "", **self._options)
         self._capture: KerasCapture | None = None
@@ -84,6 +87,7 @@ class Saver:
             fresh = True
         else:
             fresh = self._capture.step < self._last_step
+        self._capture.begin()
         notes = None
         if self._run and (found := self._run.begin(model, self._capture.step, epochs)):
             loaded, notes = found
@@ -130,7 +134,7 @@ class Saver:
         self._last_step = snapshot.step
         nbytes = sum(array.nbytes for array in snapshot.arrays.values())
         self._told = told and partial(_timed, told, nbytes, begin)
-        codec = self._final_codec if last else self._options["codec"]
+        codec = self._final_codec if last else self._codec
         whole = snapshot.layout is not None
         self._saved = (snapshot.step, whole or str(Rules(codec)) in self._final)
         checkpointer.save(

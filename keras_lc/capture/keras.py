@@ -1,4 +1,5 @@
-"""A Keras model's training state: weights, seeds, buffers of torch modules, and optimizers.
+"""A Keras model's training state: weights, seeds, buffers of torch modules, states of recurrent
+layers, what else layers keep, and optimizers.
 
 Tensors are named by group and ordinal (`weights/3`, `seeds/0`, `optimizer/5`), since a
 variable's path changes between processes and may not even be unique. Paths are kept as
@@ -7,39 +8,28 @@ labels for messages.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lc.capture import RUN, Snapshot
+from keras_lc.capture import RUN, Snapshot, kept
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
+from keras_lc.capture.matching import cast, faults, refuse
 from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
-from keras_lc.capture.variables import TorchBuffer, all_copied, copied, torch_buffers
+from keras_lc.capture.variables import Tensor, all_copied, copied, torch_buffers
 from keras_lc.core import TensorSpec, several
 from keras_lc.core.spec import Role
 from keras_lc.errors import MismatchError
 
 _ANOTHER = "Build the model that was saved, or restore without a model to have it rebuilt."
 _UNKNOWN: tuple[Role, None] = ("exact", None)
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    spec: TensorSpec
-    variable: Any  # keras.Variable or TorchBuffer
-
-    @property
-    def label(self) -> str:
-        return str(self.variable.path)
-
-    @property
-    def holder(self) -> Any:
-        """The object by which it is known: buffers are looked up anew each time."""
-        return self.variable.value if isinstance(self.variable, TorchBuffer) else self.variable
+_STATES = "states/"
+_APART = (RUN, _STATES, "kept/", "assets/")  # not compared variable by variable
 
 
 class KerasCapture:
@@ -54,6 +44,7 @@ class KerasCapture:
         self.model = model
         self.weights_only = weights_only
         self._buffers: dict[str, np.ndarray] = {}
+        self._assets: list[dict[str, np.ndarray]] | None = None
 
     @property
     def step(self) -> int:
@@ -64,6 +55,11 @@ class KerasCapture:
     def specs(self) -> list[TensorSpec]:
         """The role of each tensor of a snapshot."""
         return [tensor.spec for tensor in self._tensors()]
+
+    def begin(self) -> None:
+        """At the start of a `fit`: vocabularies may have become others. While it runs they do not,
+        since it has been compiled with them."""
+        self._assets = None
 
     def snapshot(self) -> Snapshot:
         """Copy the state. The arrays are the capture's own buffers, which the next snapshot
@@ -81,9 +77,11 @@ class KerasCapture:
     def described(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides: how Keras lays the arrays
         out in a file, and how the model is built."""
-        tensors = list(self._tensors())
+        keepers = self._keepers()
+        tensors = list(self._tensors(keepers))
         names = {id(tensor.holder): tensor.spec.name for tensor in tensors}
-        places = layout(self.model, optimizers_of(self.model), names, self.weights_only)
+        stores = [(keeper.layer, keeper.store) for keeper in keepers]
+        places = layout(self.model, optimizers_of(self.model), stores, names, self.weights_only)
         about = {
             "framework": "keras",
             "backend": keras.backend.backend(),
@@ -93,6 +91,7 @@ class KerasCapture:
                 {"class": title(one), "trains": self._ordinals(one._trainable_variables)}
                 for one in self._all_optimizers()
             ],
+            "keepers": kept.told(keepers, names),
         }
         return replace(snapshot, layout=places, about=about | configuration(self.model))
 
@@ -120,24 +119,43 @@ class KerasCapture:
             build(self.model, about)
         has_optimizer = any(name.startswith("optimizer/") for name in arrays)
         self.weights_only = not (has_optimizer and optimizers_of(self.model))
-        without = ("optimizer/", RUN) if self.weights_only else RUN
+        without = (*_APART, "optimizer/") if self.weights_only else _APART
         names = [name for name in arrays if not name.startswith(without)]
         labels, like = about.get("labels", {}), arrays if like is None else like
         tensors = {tensor.spec.name: tensor for tensor in self._model_tensors()}
         rest = [name for name in names if not name.startswith("optimizer/")]
-        _refuse(
-            _faults([*{**dict.fromkeys(rest), **tensors}], tensors, arrays, like, labels), _ANOTHER
+        refuse(
+            faults([*{**dict.fromkeys(rest), **tensors}], tensors, arrays, like, labels), _ANOTHER
         )
         if not self.weights_only:
             optimizers = self._build_optimizers(about.get("optimizers") or [], labels)
             tensors |= {tensor.spec.name: tensor for tensor in self._slots(optimizers)}
-            _refuse(
-                _faults([*{**dict.fromkeys(names), **tensors}], tensors, arrays, like, labels),
+            refuse(
+                faults([*{**dict.fromkeys(names), **tensors}], tensors, arrays, like, labels),
                 _ANOTHER,
             )
-        values = several(arrays, tensors)
-        for tensor, array in zip(tensors.values(), values, strict=True):
-            tensor.variable.assign(_cast(array, tensor.variable.dtype))
+        keepers = about.get("keepers")
+        if keepers is not None:
+            kept.check(self.model, keepers)
+            kept.put_back(self.model, keepers, arrays)
+        for tensor, array in zip(tensors.values(), several(arrays, tensors), strict=True):
+            tensor.variable.assign(cast(array, tensor.variable.dtype))
+        self._restore_states(arrays)
+
+    def _restore_states(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Those of recurrent layers, which are of one batch size."""
+        states = kept.rnn_states(self.model)
+        stored = [arrays[name] for name in arrays if name.startswith(_STATES)]
+        if [a.shape for a in stored] == [tuple(state.shape) for state in states]:
+            for i, state in enumerate(states):
+                state.assign(cast(arrays[f"{_STATES}{i}"], state.dtype))
+        elif stored and states:
+            warnings.warn(
+                "the states of recurrent layers are not put back: those of the model have the "
+                f"shapes {[tuple(state.shape) for state in states]}, those of the checkpoint "
+                f"{[array.shape for array in stored]}.",
+                stacklevel=5,
+            )
 
     def _all_optimizers(self) -> list[Any]:
         return [] if self.weights_only else optimizers_of(self.model)
@@ -152,11 +170,22 @@ class KerasCapture:
                 build_optimizer(one, self.model.trainable_variables)
         return found
 
-    def _tensors(self) -> Iterator[_Tensor]:
-        yield from self._model_tensors()
+    def _tensors(self, keepers: list[kept.Keeper] | None = None) -> Iterator[Tensor]:
+        model = list(self._model_tensors())
+        yield from model
+        for i, state in enumerate(kept.rnn_states(self.model)):
+            yield Tensor(TensorSpec(f"{_STATES}{i}", "exact"), state)
+        known = {id(tensor.variable) for tensor in model}
+        for name, array in kept.kept(self._keepers() if keepers is None else keepers, known):
+            yield Tensor(TensorSpec(name, "exact"), array)
         yield from self._slots(self._optimizers())
 
-    def _model_tensors(self) -> Iterator[_Tensor]:
+    def _keepers(self) -> list[kept.Keeper]:
+        if self._assets is None:
+            self._assets = kept.assets_of(self.model)
+        return kept.keepers(self.model, self._assets)
+
+    def _model_tensors(self) -> Iterator[Tensor]:
         model = self.model
         weights = {id(variable) for variable in model.weights}
         trainable = {id(variable) for variable in model.trainable_variables}
@@ -165,21 +194,21 @@ class KerasCapture:
             # of quantised layers are trainable by name, but overwritten
             learned = id(variable) in trainable and not variable.overwrite_with_gradient
             role: Role = "weight" if learned else "exact"
-            yield _Tensor(TensorSpec(f"weights/{i}", role), variable)
+            yield Tensor(TensorSpec(f"weights/{i}", role), variable)
         seeds = [variable for variable in model.variables if id(variable) not in weights]
         for i, variable in enumerate(seeds):
-            yield _Tensor(TensorSpec(f"seeds/{i}", "exact"), variable)
+            yield Tensor(TensorSpec(f"seeds/{i}", "exact"), variable)
         for i, buffer in enumerate(torch_buffers(model)):
-            yield _Tensor(TensorSpec(f"buffers/{i}", "exact"), buffer)
+            yield Tensor(TensorSpec(f"buffers/{i}", "exact"), buffer)
 
-    def _slots(self, optimizers: list[Any]) -> Iterator[_Tensor]:
+    def _slots(self, optimizers: list[Any]) -> Iterator[Tensor]:
         weights = {id(variable): f"weights/{i}" for i, variable in enumerate(self.model.weights)}
         slots = {key: slot for one in optimizers for key, slot in moments(one).items()}
         variables = [variable for one in optimizers for variable in one.variables]
         for i, variable in enumerate(variables):
             role, of = slots.get(id(variable), _UNKNOWN)
             owner = None if of is None or role == "weight" else weights.get(of)
-            yield _Tensor(TensorSpec(f"optimizer/{i}", role, owner), variable)
+            yield Tensor(TensorSpec(f"optimizer/{i}", role, owner), variable)
 
     def _build_optimizers(
         self, stored: list[dict[str, Any]], labels: Mapping[str, str]
@@ -208,7 +237,7 @@ class KerasCapture:
             else:
                 trains = [weights[i] for i in state["trains"] if i in theirs]
             ours = set(self._ordinals(trains))
-            _refuse(
+            refuse(
                 [
                     f"weights/{i} ({labels.get(f'weights/{i}', '?')}) is trained by the optimizer "
                     f"of the {'model' if i in ours else 'checkpoint'} alone"
@@ -226,63 +255,3 @@ class KerasCapture:
         """Which of the weights these are, -1 for what is none."""
         weights = {id(variable): i for i, variable in enumerate(self.model.weights)}
         return [weights.get(id(variable), -1) for variable in variables]
-
-
-def _refuse(faults: Iterable[str], advice: str) -> None:
-    found = list(faults)
-    if found:
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        raise MismatchError(
-            f"the checkpoint is of another model: {'; '.join(found[:5])}{more}. {advice} The "
-            "model is unchanged."
-        )
-
-
-def _faults(
-    names: list[str],
-    tensors: Mapping[str, _Tensor],
-    arrays: Mapping[str, np.ndarray],
-    like: Mapping[str, np.ndarray],
-    labels: Mapping[str, str],
-) -> Iterator[str]:
-    """What keeps these tensors of a checkpoint from going into a model."""
-    for name in names:
-        theirs = labels.get(name, "?")
-        if name not in tensors:
-            yield (
-                f"{name} ({theirs}, shape {tuple(like[name].shape)}) is in the checkpoint, not "
-                "in the model"
-            )
-            continue
-        label, variable = tensors[name].label, tensors[name].variable
-        shape, dtype = tuple(variable.shape), variable.dtype
-        if name not in like:
-            yield f"{name} ({label}, shape {shape}) is in the model, not in the checkpoint"
-        elif like[name].shape != shape:
-            yield (
-                f"{name} ({label}) has shape {shape} in the model and {like[name].shape} in the "
-                f"checkpoint{'' if theirs in (label, '?') else f', where it is {theirs}'}"
-            )
-        elif like[name].dtype.name != dtype and not _holds(dtype, arrays[name]):
-            stored = like[name].dtype
-            yield f"{name} ({label}) is {dtype} in the model and {stored} in the checkpoint"
-        elif name.startswith("weights/") and _called(label) != _called(theirs):
-            yield f"{name} is {label} in the model and {theirs} in the checkpoint"
-
-
-def _called(label: str) -> str:
-    """What a layer calls a variable: names of layers, and numbers, differ between processes."""
-    return label.rsplit("/", 1)[-1].rstrip("_0123456789")
-
-
-def _holds(dtype: str, array: np.ndarray) -> bool:
-    """Whether an integer type holds these integers; those of iterations and seeds differ between
-    backends."""
-    if array.dtype.kind not in "iu" or not dtype.startswith(("int", "uint")):
-        return False
-    limits = np.iinfo(dtype)
-    return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
-
-
-def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
-    return array if array.dtype.name == dtype else array.astype(dtype)

@@ -20,20 +20,28 @@ _COPYING = (
 
 
 def layout(
-    model: Any, optimizers: Iterable[Any], names: Mapping[int, str], weights_only: bool
+    model: Any,
+    optimizers: Iterable[Any],
+    stores: Iterable[tuple[Any, dict[str, Any]]],
+    names: Mapping[int, str],
+    weights_only: bool,
 ) -> dict[str, str | np.ndarray]:
     """HDF5 path to the name of a tensor, or to a copy of what Keras stores in place of one.
 
     Args:
         model: a built model.
         optimizers: those of the model.
-        names: names of tensors, by the identity of the variable or torch tensor.
+        stores: layers with what they have stored already, by key.
+        names: names of tensors, by the identity of the variable, torch tensor or array.
         weights_only: leave the optimizers out.
     """
-    owners = [(layer, torch_state(layer)) for layer in torch_modules(model)]
+    owners = list(stores)
+    owners += [(layer, torch_state(layer)) for layer in torch_modules(model) if _copies(layer)]
     for optimizer in _whole(optimizers):
-        variables = {str(i): variable for i, variable in enumerate(optimizer.variables)}
-        owners.append((optimizer, {} if weights_only else variables))
+        if weights_only:
+            owners.append((optimizer, {}))
+        elif _copies(optimizer):
+            owners.append((optimizer, {str(i): v for i, v in enumerate(optimizer.variables)}))
     store = _MemoryStore()
     with _handing_out(owners):
         saving_lib._save_state(
@@ -54,6 +62,10 @@ def _whole(optimizers: Iterable[Any]) -> Iterator[Any]:
         yield from _whole(parts(optimizer))
 
 
+def _copies(owner: Any) -> bool:
+    return type(owner).save_own_variables in _COPYING
+
+
 @contextmanager
 def _handing_out(owners: Iterable[tuple[Any, dict[str, Any]]]) -> Iterator[None]:
     """While it lasts, what would store copies of its variables stores the variables, as layers do;
@@ -61,9 +73,8 @@ def _handing_out(owners: Iterable[tuple[Any, dict[str, Any]]]) -> Iterator[None]
     changed = []
     try:
         for owner, variables in owners:
-            if type(owner).save_own_variables in _COPYING or not variables:
-                vars(owner)["save_own_variables"] = _storing(variables)
-                changed.append(owner)
+            vars(owner)["save_own_variables"] = _storing(variables)
+            changed.append(owner)
         yield
     finally:
         for owner in changed:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_lc import workers
+from keras_lc.core import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,32 @@ class TorchBuffer:
 
     def assign(self, array: np.ndarray) -> None:
         self.value.copy_(keras.ops.convert_to_tensor(np.array(array), dtype=self.dtype))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An array that a layer keeps, with the label of a variable."""
+
+    path: str
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A part of a model's state: its name and role, and what holds it."""
+
+    spec: TensorSpec
+    variable: Any  # keras.Variable, TorchBuffer or Kept
+
+    @property
+    def label(self) -> str:
+        return str(self.variable.path)
+
+    @property
+    def holder(self) -> Any:
+        """The object by which it is known: some are looked up anew each time."""
+        looked_up = isinstance(self.variable, TorchBuffer | Kept)
+        return self.variable.value if looked_up else self.variable
 
 
 def torch_modules(model: Any) -> Iterator[Any]:
@@ -85,6 +112,8 @@ def _fill(pair: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
 
 def _view(value: Any) -> np.ndarray:
     """The value as numpy sees it, without a copy where the backend allows that."""
+    if isinstance(value, Kept):
+        return value.value
     if not isinstance(value, (keras.Variable, TorchBuffer)):
         return np.asarray(keras.ops.convert_to_numpy(value))
     try:
