@@ -16,6 +16,7 @@ from keras.src.utils import io_utils
 from keras_lc import words
 from keras_lc.capture import running
 from keras_lc.core.presets import CodecLike
+from keras_lc.errors import OptionError
 from keras_lc.listing import CheckpointInfo, strip_suffix
 from keras_lc.preempt import REQUEUE, Preemption
 from keras_lc.resume import Run
@@ -97,12 +98,16 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
         on_error: str = "raise",
     ):
         super().__init__(monitor, mode, initial_value_threshold)
+        if save_best_only and not isinstance(monitor, str):
+            raise OptionError(f"monitor={monitor!r}: expected the name of a log.")
+        if on_saved is not None and not callable(on_saved):
+            raise OptionError(f"on_saved={on_saved!r}: expected a function, or None.")
         self.best: float | None
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
         self.save_freq = save_freq
-        self.resume = resume
+        self.resume = bool(resume)
         self._template = Template(filepath)
         self.filepath = self._template.text
         self._run = Run(self._template, save_weights_only) if resume else None
@@ -119,7 +124,7 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             on_error=on_error,
         )
         self._schedule = None if save_freq == "epoch" else schedule(save_freq)  # type: ignore[arg-type]
-        self._preemption = Preemption(signals)
+        self._preemption = Preemption(signals or ())
         self._epoch = 0
         self._batch = 0
         self._left = False  # in the middle of an epoch, because of a signal
@@ -145,8 +150,10 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         model = self.model
         fit = running.find(model)
-        if self._run and fit and fit.moves_last(self):
-            return
+        if fit:
+            self._check_alone(fit.callbacks.callbacks)
+            if self._run and fit.moves_last(self):
+                return
         self._left, self._exit_code = False, 0
         notes = self._saver.begin(model, self._epochs)
         if notes and self._schedule:
@@ -195,6 +202,14 @@ class LCModelCheckpoint(MonitorCallback):  # type: ignore[misc]
             self._preemption.close()
             if self._run:
                 self._run.end()
+
+    def _check_alone(self, callbacks: Iterable[Any]) -> None:
+        others = [c for c in callbacks if isinstance(c, LCModelCheckpoint) and c is not self]
+        if any(other.filepath == self.filepath for other in others):
+            raise OptionError(
+                f"two callbacks save to {self.filepath!r}; give each names of its own, such as "
+                "'training/best-{epoch:04d}'."
+            )
 
     @property
     def _epochs(self) -> int:

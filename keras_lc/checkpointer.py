@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class Checkpointer:
     ):
         Rules(codec)
         for option, value in {"keyframe_every": keyframe_every, "max_to_keep": max_to_keep}.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1):
                 raise OptionError(f"{option}={value!r}: expected a whole number from 1 up.")
         if on_error not in ("raise", "warn"):
             raise OptionError(f"on_error={on_error!r}: expected 'raise' or 'warn'.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from numbers import Integral
 from typing import Any, Protocol
 
 from keras_lc.errors import OptionError
@@ -44,7 +45,8 @@ class BatchSchedule:
     """
 
     def __init__(self, every: int):
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        whole = isinstance(every, Integral) and not isinstance(every, bool)
+        if not whole or every < 1:
             raise OptionError(
                 f"Unrecognized save_freq: {every!r}. Expected 'epoch', a number of batches from 1 "
                 "up, or a datetime.timedelta."

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_lc.errors import TemplateError
 from keras_lc.listing import strip_suffix
-from keras_lc.store import locate
+from keras_lc.store import index, locate
 
 _ANGLE = re.compile(r"<(epoch|batch)((?::[^<>{}]*)?)>")
 
@@ -25,11 +25,11 @@ class Template:
             for (`.weights.h5`, `.keras`, `.h5`, `.ckpt`) may be there and is left out.
 
     Raises:
-        TemplateError: the braces do not match, or there is no file name.
+        TemplateError: the braces do not match, or there is no file name that can be used.
     """
 
     def __init__(self, filepath: str | os.PathLike[str]):
-        self.text = _ANGLE.sub(r"{\1\2}", os.fspath(filepath))
+        self.text = _ANGLE.sub(r"{\1\2}", os.fsdecode(filepath))
         try:
             list(Formatter().parse(self.text))
         except ValueError as error:
@@ -43,6 +43,8 @@ class Template:
                 f"the filepath {self.text!r} names a directory; add a file name, for example "
                 f"{os.path.join(self.text, 'cp-{epoch:04d}')!r}."
             )
+        if not tail.startswith("{"):
+            index.check_name(tail)  # at once, and not after the first epoch
         fields = {field for _, field, _, _ in Formatter().parse(self.text)}
         self.tells_batch = "batch" in fields
         self.directory = None if "{" in head else head

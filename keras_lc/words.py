@@ -35,7 +35,8 @@ def finished(epoch: int, path: str, nbytes: int, state: int, seconds: float) -> 
         <BLANKLINE>
         Epoch 7: finished saving model to training/cp-0007 (17.4 kB, 71.3x smaller, 0.04 s)
     """
-    told = f"{_size(nbytes)}, {state / nbytes:.1f}x smaller, {seconds:.2f} s"
+    ratio = f", {state / nbytes:.1f}x smaller" if nbytes < state else ""  # a base is not
+    told = f"{_size(nbytes)}{ratio}, {seconds:.2f} s"
     return f"\nEpoch {epoch + 1}: finished saving model to {path} ({told})"
 
 

@@ -335,8 +335,11 @@ WRONG = {
     "codec": {"codec": "tiny"},
     "final_codec": {"final_codec": "tiny"},
     "keyframe_every": {"keyframe_every": 0},
-    "max_to_keep": {"max_to_keep": 0},
+    "max_to_keep": {"max_to_keep": True},
+    "monitor": {"monitor": None, "save_best_only": True},
     "on_error": {"on_error": "ignore"},
+    "on_saved": {"on_saved": "log"},
+    "signals": {"signals": ["SIGKILL"]},
 }
 
 
@@ -344,6 +347,43 @@ WRONG = {
 def test_wrong_options_are_refused_at_once(option):
     with pytest.raises(CheckpointError, match=option.removeprefix("final_")):
         LCModelCheckpoint("cp", **WRONG[option])
+
+
+@pytest.mark.parametrize("path", ["", "training/", ".", "training/.cp-{epoch}", "cp\0", "cp-{"])
+def test_a_path_that_cannot_be_is_refused_at_once(path):
+    with pytest.raises(CheckpointError, match=r"filepath|no name for a checkpoint"):
+        LCModelCheckpoint(path)
+
+
+def test_numbers_of_numpy_and_paths_of_bytes_are_taken(tmp_path):
+    options = {"save_freq": np.int64(4), "keyframe_every": np.int64(2), "max_to_keep": np.int32(2)}
+    callback = LCModelCheckpoint(os.fsencode(tmp_path) + b"/{batch}", signals=None, **options)
+    fit(dense(), [callback], epochs=1)
+    assert names(tmp_path) == ["4", "6"]
+
+
+def test_two_callbacks_of_one_name_are_refused_at_once(tmp_path):
+    model = dense()
+    pair = [LCModelCheckpoint(tmp_path / "cp-{epoch}") for _ in range(2)]
+    with pytest.raises(CheckpointError, match="two callbacks save to"):
+        fit(model, pair)
+    assert int(model.optimizer.iterations) == 0
+    assert names(tmp_path) == []
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    fit(dense(), [LCModelCheckpoint(tmp_path / "cp")], epochs=1)
+    for wrong in ("model", keras.layers.Dense(2)):
+        with pytest.raises(CheckpointError, match=r"expected a keras\.Model, not (str|Dense)"):
+            restore_latest(tmp_path, wrong)
+    with pytest.raises(CheckpointError, match=r"expected a keras\.Model, not None"):
+        LCModelCheckpoint(tmp_path / "cp").on_epoch_end(0, {})
+
+
+def test_the_directory_may_depend_on_the_batch(tmp_path):
+    fit(dense(), [LCModelCheckpoint(tmp_path / "{batch}" / "cp", save_freq=3)], epochs=1)
+    for batch in (3, 6):
+        assert restore_latest(tmp_path / str(batch)).step == batch
 
 
 def test_an_unknown_key_of_the_template_stops_the_training_and_harms_nothing(tmp_path):

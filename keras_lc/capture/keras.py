@@ -24,7 +24,7 @@ from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of,
 from keras_lc.capture.variables import Tensor, all_copied, copied, torch_buffers
 from keras_lc.core import TensorSpec, several
 from keras_lc.core.spec import Role
-from keras_lc.errors import MismatchError
+from keras_lc.errors import MismatchError, OptionError
 
 _ANOTHER = "Build the model that was saved, or restore without a model to have it rebuilt."
 _UNKNOWN: tuple[Role, None] = ("exact", None)
@@ -38,9 +38,14 @@ class KerasCapture:
     Args:
         model: a `keras.Model`; built when a snapshot is taken.
         weights_only: leave the optimizers out.
+
+    Raises:
+        OptionError: it is no model.
     """
 
     def __init__(self, model: Any, weights_only: bool = False):
+        if not isinstance(model, keras.Model):
+            raise OptionError(f"expected a keras.Model, not {type(model).__name__}: {model!r}.")
         self.model = model
         self.weights_only = weights_only
         self._buffers: dict[str, np.ndarray] = {}
@@ -49,6 +54,7 @@ class KerasCapture:
     @property
     def step(self) -> int:
         """Iterations that the optimizer has made; of several, the one that has made most."""
+        self._sync()
         return max((int(copied(one.iterations)) for one in optimizers_of(self.model)), default=0)
 
     @property
@@ -64,8 +70,7 @@ class KerasCapture:
     def snapshot(self) -> Snapshot:
         """Copy the state. The arrays are the capture's own buffers, which the next snapshot
         overwrites."""
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()  # jax keeps the state elsewhere while it trains
+        self._sync()
         tensors = list(self._tensors())
         names = [tensor.spec.name for tensor in tensors]
         copies = all_copied(
@@ -156,6 +161,10 @@ class KerasCapture:
                 f"{[array.shape for array in stored]}.",
                 stacklevel=5,
             )
+
+    def _sync(self) -> None:
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # jax keeps the state elsewhere while it trains
 
     def _all_optimizers(self) -> list[Any]:
         return [] if self.weights_only else optimizers_of(self.model)
