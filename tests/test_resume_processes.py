@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 KILLS = {
     "between epochs": ([[2, 0]], {}, "SIGKILL"),
     "within an epoch": ([[2, 5]], {"save_freq": 2}, "SIGKILL"),
+    "within an epoch, two steps at once": ([[2, 6]], {"save_freq": 3, "at_once": 2}, "SIGKILL"),
     "again in the same epoch": ([[2, 3], [2, 1], [2, 6]], {"save_freq": 2}, "SIGKILL"),
     "a signal": ([[2, 3]], {"signals": ["SIGUSR1"], "codec": "balanced"}, "SIGUSR1"),
 }
@@ -52,14 +53,15 @@ class Lives:
             told = json.loads(line)
         return int(line.split()[1]), told
 
-    def uncut(self, data):
+    def uncut(self, **options):
         """What a training gives that is never stopped, and knows nothing of checkpoints."""
-        if data not in self.told:
-            finished = self.directory / f"{data}.npz"
-            status, told = self.live(directory=None, finished=str(finished), data=data)
+        key = json.dumps(options)
+        if key not in self.told:
+            finished = self.directory / f"{len(self.told)}.npz"
+            status, told = self.live(directory=None, finished=str(finished), **options)
             assert status == 0
-            self.told[data] = told, finished
-        return self.told[data]
+            self.told[key] = told, finished
+        return self.told[key]
 
     def end(self):
         self.server.communicate()
@@ -83,7 +85,7 @@ def lives(tmp_path_factory):
 
 
 def killed_and_finished(lives, directory, data, stops, options, sent):
-    expected, uncut = lives.uncut(data)
+    expected, uncut = lives.uncut(data=data, at_once=options.get("at_once", 1))
     options = {"directory": str(directory / "training"), "data": data} | options
     for stop in stops:
         status, _ = lives.live(finished=None, kill=stop, sent=sent, **options)
