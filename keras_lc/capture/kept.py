@@ -66,8 +66,15 @@ def keepers(model: Any, assets: list[dict[str, np.ndarray]]) -> list[Keeper]:
     for layer, files in zip(_keeping(model), assets, strict=True):
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
-        found.append(Keeper(layer, store, files))
+        held = {key: _variable_or_array(value) for key, value in store.items()}
+        found.append(Keeper(layer, held, files))
     return found
+
+
+def _variable_or_array(value: Any) -> Any:
+    if isinstance(value, keras.Variable):
+        return value
+    return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
 
 
 def kept(keepers: list[Keeper], known: Container[int]) -> Iterator[tuple[str, Kept]]:

@@ -40,9 +40,13 @@ class Table(layers.Layer):
 
     def save_own_variables(self, store):
         store["table"] = self.table
+        store["half"] = keras.ops.convert_to_tensor(self.table / 2, dtype="float32")
+        store["rows"] = len(self.table)
 
     def load_own_variables(self, store):
         self.table = np.array(store["table"])
+        assert np.array_equal(store["half"], (self.table / 2).astype("float32"))
+        assert store["rows"][()] == len(self.table)
 
     def save_assets(self, directory):
         with open(f"{directory}/text.txt", "w") as file:
@@ -114,6 +118,7 @@ def test_it_comes_back(saved, own):
     assert equal(state(restored), state(model))
     if name.startswith("a layer"):
         assert restored.layers[1].text == "known"
+        assert np.array_equal(restored.layers[1].table, NUMBERS.mean(0))
 
 
 def test_keras_reads_what_it_stores_itself(saved):
