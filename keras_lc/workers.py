@@ -18,14 +18,13 @@ _SPARE = 2  # items under way for each thread, so that their scratch memory is b
 # glibc gives a thread's freed memory back to the system from twice the largest block on that was
 # ever freed, if that is at most 32 MiB, and having pages made anew takes longer than the work on
 # them. So one is freed; its pages are never made.
-_LARGEST = (32 << 20) - 4096
+np.empty((32 << 20) - 4096, np.uint8)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def start() -> ThreadPoolExecutor:
     """Threads, to be used as a context."""
-    np.empty(_LARGEST, np.uint8)
     return ThreadPoolExecutor(THREADS, "keras_lc-worker")
 
 
