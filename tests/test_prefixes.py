@@ -18,8 +18,8 @@ from keras_lc.store import chain
 from keras_lc.store.index import Contents
 from keras_lc.store.locate import directory_at
 from keras_lc.store.pack import pack
-from tests.test_checkpointer import ToySource
-from tests.toy import State, disk, same, save, toy_checkpointer, walk
+from tests.disk import disk
+from tests.toy import State, ToySource, same, save, toy_checkpointer, walk
 
 COUNT = 14
 STATES = walk(COUNT)

@@ -10,8 +10,7 @@ from keras_lc import loader, verify
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import NotFoundError, StoreError
 from keras_lc.store import record
-from tests.test_checkpointer import ToySource
-from tests.toy import HEADER, file_names, load_all, run, save, toy_checkpointer, walk
+from tests.toy import HEADER, ToySource, file_names, load_all, run, save, toy_checkpointer, walk
 
 STATES = walk(6)
 

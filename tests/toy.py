@@ -1,17 +1,12 @@
-"""A small training run without Keras, a disk that fails on demand, and forged files."""
+"""A small training run without Keras, what it leaves on disk, and forged files."""
 
 from __future__ import annotations
 
-import builtins
-import errno
 import hashlib
-import os
-import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from unittest import mock
@@ -23,12 +18,10 @@ from keras_lc import checkpointer as checkpointers
 from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
-from keras_lc.errors import StoreError
 from keras_lc.listing import open_directory
-from keras_lc.loader import load
-from keras_lc.store import files, lock, record
+from keras_lc.loader import load, load_named
+from keras_lc.store import chain, index, lock, record
 from keras_lc.store.locate import directory_at
-from keras_lc.store.pack import pack
 
 State = dict[str, np.ndarray]
 
@@ -102,6 +95,23 @@ def save(
         checkpointer.close()
 
 
+class ToySource:
+    """What `adopt` asks: a state that stands at some step."""
+
+    def __init__(self, state: State, step: int | None = None):
+        self._snapshot = snapshot(state, step)
+
+    @property
+    def step(self) -> int:
+        return self._snapshot.step
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    def described(self, snapshot: Snapshot) -> Snapshot:
+        return snapshot
+
+
 def run(
     directory: Path | str, states: Sequence[State], prefix: str = "cp-", **options: Any
 ) -> Checkpointer:
@@ -140,6 +150,10 @@ def load_all(directory: Path | str) -> dict[str, State]:
     }
 
 
+def restored(directory: Path, name: str) -> Mapping[str, np.ndarray]:
+    return load_named(directory / name).decoder.reconstruction
+
+
 def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
     """Equal in names, shapes, dtypes and every bit."""
     return one.keys() == other.keys() and all(
@@ -175,241 +189,19 @@ def halves(directory: Path) -> set[str]:
     return {name for name in temporaries(directory) if not name.startswith(lock.PREFIX)}
 
 
-class Disk:
-    """Counts what is asked of it; from request number `fail_at` on it does `act`.
-
-    With `once` it does so for that request alone.
-    """
-
-    def __init__(self, fail_at: int, act: Callable[[], None], once: bool):
-        self.fail_at = fail_at
-        self.act = act
-        self.once = once
-        self.asked = 0
-
-    def due(self) -> bool:
-        self.asked += 1
-        return self.asked == self.fail_at or (0 < self.fail_at < self.asked and not self.once)
-
-    def ask(self) -> None:
-        if self.due():
-            self.act()
-
-    def copy(self, source: Path, target: Path) -> None:
-        data = Path(source).read_bytes()
-        if self.due():
-            Path(target).write_bytes(data[: len(data) // 2])
-            self.act()
-        shutil.copyfile(source, target)
-
-
-class DiskFile:
-    """A file on a `Disk`; a write that fails has written half."""
-
-    def __init__(self, disk: Disk, file: Any):
-        self._disk = disk
-        self._file = file
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __enter__(self) -> DiskFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, data: Any) -> int:
-        if self._disk.due():
-            view = memoryview(data).cast("B")
-            self._file.write(view[: len(view) // 2])
-            self._file.flush()
-            self._disk.act()
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._disk.ask()
-        self._file.flush()
-
-
-def no_space() -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@contextmanager
-def disk(
-    fail_at: int = 0, act: Callable[[], None] = no_space, once: bool = False
-) -> Iterator[Disk]:
-    """Puts everything that the store writes onto a `Disk`; without `fail_at` it only counts."""
-    toy = Disk(fail_at, act, once)
-
-    def opened(path: Any, mode: str = "r") -> DiskFile:
-        toy.ask()
-        return DiskFile(toy, builtins.open(path, mode))
-
-    def asking(function: Callable[..., Any]) -> Callable[..., Any]:
-        def ask_first(*arguments: Any, **options: Any) -> Any:
-            toy.ask()
-            return function(*arguments, **options)
-
-        return ask_first
-
-    remove = files.remove
-
-    def removed(path: Path) -> None:
-        try:
-            toy.ask()
-        except OSError as error:
-            raise StoreError(f"cannot delete {path}") from error
-        remove(path)
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(files, "remove", removed))
-        stack.enter_context(mock.patch.object(files, "open", opened, create=True))
-        stack.enter_context(mock.patch.object(shutil, "copy2", toy.copy))
-        stack.enter_context(mock.patch.object(os, "fsync", asking(lambda handle: None)))
-        for name in ("replace", "link", "utime"):
-            stack.enter_context(mock.patch.object(os, name, asking(getattr(os, name))))
-        yield toy
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A directory with a history, and the save in it that is to be disturbed.
-
-    Args:
-        options: of the checkpointers.
-        before: checkpoints of an earlier run, by another checkpointer.
-        history: names saved before the disturbed save.
-        name: the disturbed save.
-        codec: of the disturbed save.
-    """
-
-    name: str
-    history: tuple[str, ...] = ()
-    before: tuple[str, ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
-    packed: bool = False  # all that was saved before is joined into packs
-    coarse: bool = False  # disturb only some of the requests that write the HDF5 part
-    codec: str | None = None
-
-    def moments(self, requests: int) -> list[int]:
-        """The requests to disturb."""
-        ends = [*range(1, 5), *range(requests - 9, requests + 1)]
-        return sorted(
-            {*ends, *range(1, requests + 1, 6)} if self.coarse else range(1, requests + 1)
-        )
-
-    @property
-    def states(self) -> list[State]:
-        return walk(len(self.before) + len(self.history) + 2, seed=len(self.history))
-
-    def prepare(self, directory: Path) -> Checkpointer:
-        states = iter(self.states)
-        if self.before:
-            earlier = toy_checkpointer(directory, **dict(self.options))
-            for name in self.before:
-                save(earlier, next(states), name)
-        checkpointer = toy_checkpointer(directory, **dict(self.options))
-        for name in self.history:
-            save(checkpointer, next(states), name)
-        if self.packed:
-            pack(directory)
-        return checkpointer
-
-    def save(self, checkpointer: Checkpointer) -> None:
-        """The save that is disturbed."""
-        save(checkpointer, self.disturbed, self.name, codec=self.codec)
-
-    @property
-    def disturbed(self) -> State:
-        return self.states[-2]
-
-    @property
-    def following(self) -> State:
-        return self.states[-1]
-
-    @property
-    def max_to_keep(self) -> int | None:
-        return dict(self.options).get("max_to_keep")
-
-
-def _names(count: int) -> tuple[str, ...]:
-    return tuple(f"cp-{i:04d}" for i in range(1, count + 1))
-
-
-_HASTY: tuple[tuple[str, Any], ...] = (("short", 3),)
-_PRUNED = (*_HASTY, ("max_to_keep", 1))
-
-SCENES = {
-    "first base": Scene("cp-0001"),
-    "delta": Scene("cp-0003", ("cp-0001", "cp-0002")),
-    "second base": Scene(
-        "cp-0003", ("cp-0001", "cp-0002"), options=(("keyframe_every", 2),), coarse=True
-    ),
-    "base over an old base": Scene(
-        "cp-0001", before=("cp-0001", "cp-0002", "cp-0003"), coarse=True
-    ),
-    "delta over an old delta": Scene(
-        "cp-0002", ("cp-0001",), before=("cp-0001", "cp-0002", "cp-0003")
-    ),
-    "base over an old delta": Scene(
-        "cp-0002", before=("cp-0001", "cp-0002", "cp-0003"), coarse=True
-    ),
-    "delta over an old base": Scene("cp-0001", ("cp-0000",), before=("cp-0001", "cp-0002")),
-    "constant name": Scene("best", ("best", "best"), coarse=True),
-    "chain dropped": Scene(
-        "cp-0004",
-        ("cp-0001", "cp-0002", "cp-0003"),
-        options=(("keyframe_every", 2), ("max_to_keep", 1)),
-    ),
-    "delta onto a pack": Scene("cp-0004", ("cp-0001", "cp-0002", "cp-0003"), packed=True),
-    "base over a delta of a pack": Scene(
-        "cp-0003", before=("cp-0001", "cp-0002", "cp-0003", "cp-0004"), packed=True, coarse=True
-    ),
-    "delta over a delta of a pack": Scene(
-        "cp-0002", ("cp-0000",), before=("cp-0001", "cp-0002", "cp-0003"), packed=True
-    ),
-    "chain dropped with its pack": Scene(
-        "cp-0004",
-        ("cp-0001", "cp-0002", "cp-0003"),
-        options=(("keyframe_every", 3), ("max_to_keep", 1)),
-        packed=True,
-        coarse=True,
-    ),
-    "shortcut": Scene("cp-0004", _names(3), options=_HASTY),
-    "shortcut after a shortcut": Scene("cp-0006", _names(5), options=_HASTY),
-    "shortcut before a save of another codec": Scene(
-        "cp-0005", _names(4), options=(("short", 9), ("codec", "balanced")), codec="lossless"
-    ),
-    "shortcut past what is pruned": Scene("cp-0004", _names(3), options=_PRUNED),
-    "shortcut past a shortcut that is pruned": Scene("cp-0006", _names(5), options=_PRUNED),
-    "shortcut past what is pruned from a pack": Scene(
-        "cp-0004", _names(3), options=_PRUNED, packed=True
-    ),
-    "chain dropped with its shortcut": Scene(
-        "cp-0006", _names(5), options=(*_PRUNED, ("keyframe_every", 5)), coarse=True
-    ),
-    "base over the base of a shortcut": Scene(
-        "cp-0001", before=_names(5), options=_HASTY, coarse=True
-    ),
-    "delta over the end of a shortcut": Scene(
-        "cp-0004", ("cp-0000",), before=_names(5), options=_HASTY
-    ),
-}
-
-
-def kill_each(scene: str, directories: Iterable[str]) -> None:
-    """In a directory called n, a process that dies at the n-th request of the disturbed save."""
-    for directory in directories:
-        child = os.fork()
-        if not child:
-            with disk():
-                checkpointer = SCENES[scene].prepare(Path(directory))
-            with disk(int(Path(directory).name), lambda: os._exit(9)):
-                SCENES[scene].save(checkpointer)
-            os._exit(0)
-        os.waitpid(child, 0)
+def settled(directory: Path) -> None:
+    """Nothing temporary, and no file that nothing needs."""
+    assert not temporaries(directory)
+    contents = index.scan(directory_at(directory))
+    needed = {
+        one.digest
+        for stored in contents.listed
+        for one in [stored, *chain.ancestry(contents, stored)]
+    }
+    assert {stored.digest for stored in contents.stored} <= needed
+    last = {shortcut.parent: shortcut.digest for shortcut in contents.shortcuts}
+    assert {shortcut.digest for shortcut in contents.shortcuts} <= needed | set(last.values())
+    assert last.keys() <= contents.by_digest.keys()
 
 
 def forge(path: Path, change: Callable[[h5py.File], None]) -> None:
@@ -473,7 +265,3 @@ def warned() -> Iterator[list[str]]:
         warnings.simplefilter("always")
         yield texts
     texts += [str(warning.message) for warning in caught]
-
-
-if __name__ == "__main__":
-    kill_each(sys.argv[1], sys.argv[2:])

@@ -12,7 +12,8 @@ import pytest
 
 from keras_lc.errors import StoreError
 from keras_lc.store import files
-from tests.toy import disk, file_names
+from tests.disk import disk
+from tests.toy import file_names
 
 HOST = platform.node()
 

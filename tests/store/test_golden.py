@@ -17,8 +17,7 @@ from keras_lc.loader import load_named
 from keras_lc.store import index, record
 from keras_lc.store.locate import directory_at
 from tests.store.golden import make
-from tests.test_checkpointer import ToySource
-from tests.toy import save, toy_checkpointer
+from tests.toy import ToySource, save, toy_checkpointer
 
 
 def recorded() -> Any:

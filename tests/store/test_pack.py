@@ -31,11 +31,11 @@ from keras_lc.store import files, index, record
 from keras_lc.store.index import INDEX
 from keras_lc.store.locate import directory_at
 from keras_lc.store.pack import pack
+from tests.disk import disk
 from tests.store.test_lock import holder
-from tests.test_checkpointer import ToySource
 from tests.toy import (
     HEADER,
-    disk,
+    ToySource,
     file_names,
     halves,
     kinds,
