@@ -62,7 +62,7 @@ def load(directory: Directory, contents: Contents, target: Stored, whole: bool =
     route = chain.ancestry(contents, target)
     try:
         decoded = _follow(directory, route, whole)
-    except DamagedError:
+    except (DamagedError, FormatError):
         other = chain.ancestry(contents, target, shortcuts=False)
         if other == route:
             raise

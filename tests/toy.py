@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,13 @@ def save(
         checkpointer.save(taken, name, epoch, **options)
     finally:
         checkpointer.close()
+
+
+def copied(directory: Path, target: Path) -> Path:
+    """A copy with an index that knows its files, which are others than those copied."""
+    shutil.copytree(directory, target)
+    index.write_index(directory_at(target), index.scan(directory_at(target)))
+    return target
 
 
 class ToySource:

@@ -18,17 +18,33 @@ from keras_lc.loader import load_named
 from keras_lc.store import index, record
 from keras_lc.store.locate import directory_at
 from tests import toy
-from tests.toy import HEADER, file_names, memory_growth, run, same, save, toy_checkpointer, walk
+from tests.toy import (
+    HEADER,
+    copied,
+    file_names,
+    memory_growth,
+    run,
+    same,
+    save,
+    toy_checkpointer,
+    walk,
+)
 
 STATES = walk(7)
 NAMES = [f"cp-{i:04d}" for i in range(1, 7)]
 LIMIT = 64 << 20
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("hostile") / "training"
+    run(directory, STATES[:6], short=4)
+    return directory
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    run(tmp_path / "training", STATES[:6], short=4)
-    return tmp_path / "training"
+def directory(trained: Path, tmp_path: Path) -> Path:
+    return copied(trained, tmp_path / "training")
 
 
 def unharmed(directory: Path) -> None:

@@ -19,6 +19,7 @@ from keras_lc.loader import latest_checkpoint, load_named
 from keras_lc.store import index, record
 from tests.toy import (
     HEADER,
+    copied,
     file_names,
     load_all,
     memory_growth,
@@ -35,10 +36,16 @@ STATES = walk(3)
 NAMES = ["cp-0001", "cp-0002", "cp-0003"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("index") / "training"
+    run(directory, STATES)
+    return directory
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    run(tmp_path / "training", STATES)
-    return tmp_path / "training"
+def directory(trained: Path, tmp_path: Path) -> Path:
+    return copied(trained, tmp_path / "training")
 
 
 def holds(directory: Path, states: list[dict[str, np.ndarray]]) -> bool:

@@ -36,6 +36,7 @@ from tests.store.test_lock import holder
 from tests.toy import (
     HEADER,
     ToySource,
+    copied,
     file_names,
     halves,
     kinds,
@@ -55,12 +56,18 @@ STATES = walk(9)
 NAMES = [f"cp-000{i}" for i in range(1, 7)]
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two bases with two deltas each, packed."""
-    run(tmp_path / "training", STATES[:6], keyframe_every=3)
-    pack(tmp_path / "training")
-    return tmp_path / "training"
+    directory = tmp_path_factory.mktemp("pack") / "training"
+    run(directory, STATES[:6], keyframe_every=3)
+    pack(directory)
+    return directory
+
+
+@pytest.fixture
+def directory(packed: Path, tmp_path: Path) -> Path:
+    return copied(packed, tmp_path / "training")
 
 
 def holds(directory: Path, names: list[str] = NAMES) -> bool:
