@@ -249,7 +249,7 @@ def test_changed_bytes_with_a_right_checksum_never_crash(codec):
     base, blob = deltas(codec)
     assert any(pool == large(pool[:-1]) for pool in blobs.unpack(blob, len(base))[1])
     body, outcomes, rng = blob[:-4], set(), np.random.default_rng(0)
-    for position in range(0, len(body), 1 + len(body) // 200):
+    for position in range(0, len(body), 1 + len(body) // 120):
         damaged = bytearray(body)
         damaged[position] ^= int(rng.choice([0x01, 0x80, rng.integers(2, 256)]))
         outcomes.add(outcome(base, seal(bytes(damaged))))

@@ -11,7 +11,7 @@ from .chains import CODECS, FLOATS, SPECS, Ends, bits, examples, raw, rough, tra
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_both_ends_agree_on_a_long_chain(codec):
-    base, *states = training(200 if codec == "balanced" else 40)
+    base, *states = training(80 if codec == "balanced" else 30)
     ends = Ends(base, codec, SPECS)
     for state in states:
         ends.send(state)

@@ -1,6 +1,7 @@
 """Deltas that were written once are read for good; `golden/make.py` says when to renew them."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from .golden import make
 PAIRS = [(named, preset) for named in make.DTYPES for preset in PRESETS]
 
 
+@cache
 def load(named):
     """The base of a dtype, and the bytes made over it."""
     with np.load(make.HERE / f"{named}.npz", allow_pickle=False) as file:
@@ -29,6 +31,7 @@ def load(named):
     return base, {key: array.tobytes() for key, array in arrays.items() if key[:5] != "base "}
 
 
+@cache
 def digests():
     return json.loads(make.DIGESTS.read_text())
 

@@ -54,8 +54,7 @@ def test_matrices_too(codec, dtype, monkeypatch):
     monkeypatch.setattr(tiles, "TILE", 256)
     base, *states = matrices(5, dtype)
     deltas, _ = written(base, states, [codec] * len(states), MATRIX_SPECS["adam"])
-    for first, last in [(0, 2), (1, 4)]:
-        check(base, deltas, first, last)
+    check(base, deltas, 1, 4)
 
 
 @given(
