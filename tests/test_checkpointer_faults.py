@@ -13,11 +13,12 @@ from unittest import mock
 
 import pytest
 
+from keras_lc.core import workers
 from keras_lc.errors import CheckpointError, DamagedError, StoreError
 from keras_lc.loader import latest_checkpoint, load_latest
 from keras_lc.store import files, index
 from tests.disk import disk
-from tests.scenes import SCENES, check, check_others, counted
+from tests.scenes import SCENES, Scene, check, check_others, counted
 from tests.toy import (
     halves,
     load_all,
@@ -33,37 +34,56 @@ from tests.toy import (
 )
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["once", "for good"])
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small saves, each as when nothing is handed over to threads."""
+    monkeypatch.setattr(workers, "THREADS", 1)
+
+
+def fail(scene: Scene, directory: Path, n: int, once: bool) -> None:
+    """A save whose request number `n` fails, or all from that one on."""
+    with disk():
+        checkpointer = scene.prepare(directory)
+    before = load_all(directory)
+    failed = False
+    with disk(n, once=once):
+        try:
+            scene.save(checkpointer)
+        except CheckpointError:
+            failed = True
+    if directory.exists():
+        assert not halves(directory), n
+    check(directory, scene, before, saved=None if failed else True)
+    with disk():
+        save(checkpointer, scene.following, "next", codec=scene.codec)
+    assert same(restored(directory, "next"), scene.following), n
+    latest = load_latest(directory)
+    assert latest is not None
+    assert Path(latest.info.path).name == "next"
+    settled(directory)
+    if not scene.max_to_keep:
+        check_others(directory, scene, before)
+
+
 @pytest.mark.parametrize("title", SCENES)
-def test_a_disk_that_fails_at_any_request_costs_only_that_save(
-    tmp_path: Path, title: str, once: bool
-) -> None:
+def test_a_disk_that_fails_at_any_request_costs_only_that_save(tmp_path: Path, title: str) -> None:
     scene = SCENES[title]
     requests = counted(scene, tmp_path / "whole")
     assert requests >= 5
+    first = list(SCENES).index(title)  # what fails once in a scene fails for good in the next
     for n in scene.moments(requests):
-        directory = tmp_path / str(n)
-        with disk():
-            checkpointer = scene.prepare(directory)
-        before = load_all(directory)
-        failed = False
-        with disk(n, once=once):
-            try:
-                scene.save(checkpointer)
-            except CheckpointError:
-                failed = True
-        if directory.exists():
-            assert not halves(directory), n
-        check(directory, scene, before, saved=None if failed else True)
-        with disk():
-            save(checkpointer, scene.following, "next", codec=scene.codec)
-        assert same(restored(directory, "next"), scene.following), n
-        latest = load_latest(directory)
-        assert latest is not None
-        assert Path(latest.info.path).name == "next"
-        settled(directory)
-        if not scene.max_to_keep:
-            check_others(directory, scene, before)
+        fail(scene, tmp_path / str(n), n, once=(first + n) % 2 == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("once", [True, False], ids=["once", "for good"])
+@pytest.mark.parametrize("title", SCENES)
+def test_a_disk_that_fails_at_any_request_once_or_for_good_costs_only_that_save(
+    tmp_path: Path, title: str, once: bool
+) -> None:
+    scene = SCENES[title]
+    for n in range(1, counted(scene, tmp_path / "whole") + 1):
+        fail(scene, tmp_path / str(n), n, once)
 
 
 @pytest.mark.parametrize("title", [title for title in SCENES if "shortcut" in title])
