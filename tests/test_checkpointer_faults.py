@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from unittest import mock
 
@@ -97,10 +99,25 @@ def test_scenes_with_shortcuts_have_them(tmp_path: Path, title: str) -> None:
 
 
 @pytest.mark.parametrize("title", SCENES)
-def test_a_process_killed_at_any_request_costs_only_that_save(tmp_path: Path, title: str) -> None:
+def test_a_process_killed_at_every_other_request_costs_only_that_save(
+    tmp_path: Path, title: str
+) -> None:
     scene = SCENES[title]
-    requests = counted(scene, tmp_path / "whole")
-    directories = [tmp_path / str(n) for n in [*scene.moments(requests), requests + 1]]
+    first = list(SCENES).index(title) % 2
+    moments = scene.moments(counted(scene, tmp_path / "whole"))
+    kill(title, tmp_path, [*moments[first::2], moments[-1] + 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", SCENES)
+def test_a_process_killed_at_any_request_costs_only_that_save(tmp_path: Path, title: str) -> None:
+    kill(title, tmp_path, range(1, counted(SCENES[title], tmp_path / "whole") + 2))
+
+
+def kill(title: str, tmp_path: Path, moments: Iterable[int]) -> None:
+    """A save that dies at each of these requests; at the last one it is over."""
+    scene = SCENES[title]
+    directories = [tmp_path / str(n) for n in moments]
     root = Path(__file__).parents[1]
     subprocess.run(
         [sys.executable, "-m", "tests.scenes", title, *map(str, directories)], check=True, cwd=root
@@ -181,17 +198,17 @@ def test_a_failure_after_the_file_is_durable_does_not_spoil_the_chain(
     assert all(same(arrays, states[int(name[-1])]) for name, arrays in load_all(tmp_path).items())
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE])
 def test_a_disk_that_refuses_from_some_request_on_costs_only_the_saves_until_it_is_back(
-    tmp_path: Path, code: int
+    tmp_path: Path,
 ) -> None:
     def refuse() -> None:
         raise OSError(code, os.strerror(code))
 
+    codes = cycle([errno.EACCES, errno.EROFS, errno.EIO, errno.ESTALE])
     states = walk(8)
     with disk() as whole:
         run(tmp_path / "whole", states[:4])
-    for n in range(1, whole.asked + 1, 5):
+    for n, code in zip(range(1, whole.asked + 1, 3), codes, strict=False):
         directory = tmp_path / str(n)
         checkpointer = toy_checkpointer(directory, on_error="warn")
         with disk(n, refuse), warned() as texts:
