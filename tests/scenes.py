@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from keras_lc import workers
 from keras_lc.checkpointer import Checkpointer
-from keras_lc.core import workers
 from keras_lc.store.pack import pack
 from tests.disk import disk
 from tests.toy import State, load_all, restored, same, save, toy_checkpointer, walk

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from keras_lc.core import workers
+from keras_lc import workers
 from keras_lc.errors import CheckpointError, DamagedError, StoreError
 from keras_lc.loader import latest_checkpoint, load_latest
 from keras_lc.store import files, index
