@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from keras_lc.exports import export
     from keras_lc.listing import CheckpointInfo, list_checkpoints
     from keras_lc.loader import latest_checkpoint
-    from keras_lc.report import Report, verify
+    from keras_lc.report.integrity import Report, verify
     from keras_lc.restoring import Restored, restore, restore_latest
     from keras_lc.skip import skip_batches
     from keras_lc.store.pack import pack
@@ -54,7 +54,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "CheckpointInfo": "listing",
     "LCModelCheckpoint": "callback",
-    "Report": "report",
+    "Report": "report.integrity",
     "Restored": "restoring",
     "export": "exports",
     "latest_checkpoint": "loader",
@@ -63,7 +63,7 @@ _HOMES = {
     "restore": "restoring",
     "restore_latest": "restoring",
     "skip_batches": "skip",
-    "verify": "report",
+    "verify": "report.integrity",
 }
 
 

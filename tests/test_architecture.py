@@ -16,14 +16,17 @@ CORE = {"keras_lc.core", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors
 STORE = {"keras_lc.store", "keras_lc.workers", "keras_lc.dtypes", "keras_lc.errors"}
 FORBIDDEN = {
     "capture": {"store", "checkpointer", "listing", "loader", "callback", "background"},
-    "saver": {"callback", "schedule", "preempt"},
-    "checkpointer": {"callback", "saver", "resume", "restoring"},
-    "resume": {"callback", "saver", "checkpointer", "background"},
-    "listing": {"callback", "saver", "checkpointer", "loader", "core", "capture"},
+    "saver": {"callback", "schedule", "preempt", "cli"},
+    "checkpointer": {"callback", "saver", "resume", "restoring", "cli"},
+    "resume": {"callback", "saver", "checkpointer", "background", "cli"},
+    "listing": {"callback", "saver", "checkpointer", "loader", "core", "capture", "report"},
+    "references": {"callback", "saver", "checkpointer", "loader", "core", "capture", "report"},
     "loader": {"callback", "saver", "checkpointer", "background", "report", "exports", "capture"},
-    "restoring": {"callback", "saver", "checkpointer", "background", "report", "exports"},
-    "exports": {"callback", "saver", "checkpointer", "background", "report"},
-    "report": {"callback", "saver", "checkpointer", "background", "capture"},
+    "restoring": {"callback", "saver", "checkpointer", "background", "report", "exports", "cli"},
+    "exports": {"callback", "saver", "checkpointer", "background", "report", "cli"},
+    "report": {"callback", "saver", "checkpointer", "background", "capture", "cli"},
+    "figures": {"callback", "checkpointer", "loader", "listing", "store", "core", "report", "cli"},
+    "cli": {"callback", "saver", "checkpointer", "capture", "core", "loader", "store"},
     "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
 }
 
@@ -75,6 +78,8 @@ def within(name, allowed):
         ("preempt", set(), {"keras_lc.errors"}),
         ("schedule", set(), {"keras_lc.errors"}),
         ("skip", set(), {"keras_lc.errors"}),
+        ("figures", {"rich"}, {"keras_lc.figures", "keras_lc.errors"}),
+        ("monitors", set(), {"keras_lc.errors", "keras_lc.store"}),
     ],
 )
 def test_the_lower_floors_stand_on_little(part, outside, inside):
@@ -131,6 +136,15 @@ def test_no_framework_is_imported(code, tmp_path):
     run_fresh(f"{code}\n{check}", tmp_path)
 
 
-def test_importing_the_package_alone_is_cheap(tmp_path):
-    check = "assert not {'numpy', 'h5py', 'pcodec'} & set(sys.modules)"
-    run_fresh(f"import sys, keras_lc\n{check}", tmp_path)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import keras_lc",
+        "import keras_lc; keras_lc.list_checkpoints('.')",
+        "import keras_lc.cli; keras_lc.cli.app(['ls', '.'])",
+        "import keras_lc.cli; keras_lc.cli.app(['verify', '.'])",
+    ],
+)
+def test_what_reads_no_more_than_headers_is_cheap(code, tmp_path):
+    check = "assert not {'numpy', 'h5py', 'pcodec', 'rich', 'asyncio'} & set(sys.modules)"
+    run_fresh(f"import sys\ntry: {code}\nexcept SystemExit: pass\n{check}", tmp_path)

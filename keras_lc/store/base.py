@@ -96,7 +96,7 @@ def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray])
     def copy(place: str, item: Any) -> None:
         if isinstance(item, h5py.Group) or place.startswith(f"{GROUP}/"):
             return
-        _plain(source, place, len(content.source.data))
+        plain_dataset(source, place, len(content.source.data))
         if place in names:
             _store(target, place, arrays[names[place]])
         elif changed and not place.startswith(_METRICS):
@@ -208,7 +208,7 @@ def read(
     size = len(source.data)
     try:
         with h5py.File(_Memory(source), "r") as h5:
-            table = _plain(h5, f"{GROUP}/table", size)
+            table = plain_dataset(h5, f"{GROUP}/table", size)
             document = json.loads(table[()].tobytes())
             rows = {}
             for name, dtype, shape, place in document["tensors"]:
@@ -259,7 +259,7 @@ def _blank(dtype: np.dtype[Any], shape: list[int], limit: int) -> np.ndarray:
     return np.broadcast_to(np.empty((), dtype), shape)
 
 
-def _plain(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
+def plain_dataset(h5: h5py.File, place: str, limit: int) -> h5py.Dataset:
     """A dataset whose bytes all lie in the file itself, no more of them than the limit."""
     parts = place.split("/")
     links = [h5.get("/".join(parts[:n]), getlink=True) for n in range(1, len(parts) + 1)]
@@ -283,7 +283,7 @@ def _load(
     stored: dict[str, slice | np.ndarray] = {}
     left = len(source.data)
     for name, (dtype, shape, place) in rows.items():
-        dataset = _plain(h5, place, left)
+        dataset = plain_dataset(h5, place, left)
         nbytes = dataset.nbytes
         if nbytes != prod(shape) * dtype.itemsize:
             raise DamagedError(

@@ -34,6 +34,20 @@ def ancestry(contents: Contents, target: Stored, shortcuts: bool = True) -> list
     return chain[::-1]
 
 
+def broken(contents: Contents) -> dict[str, str]:
+    """Digests of those that lack what they build on, to the reason."""
+    reasons: dict[str, str] = {}
+    sound: set[str | None] = {None}
+    for stored in contents.stored:
+        try:
+            if stored.parent not in sound:
+                ancestry(contents, stored)
+            sound.add(stored.digest)
+        except DamagedError as error:
+            reasons[stored.digest] = str(error)
+    return reasons
+
+
 def children(contents: Contents) -> dict[str, list[Stored]]:
     """Digest to the checkpoints that build on it."""
     found: dict[str, list[Stored]] = {}

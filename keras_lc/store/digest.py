@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-from keras_lc import workers
-
 BLOCK = 1 << 23
 SIZE = 32
 
@@ -27,6 +25,8 @@ def cut(data: memoryview) -> Iterator[memoryview]:
 
 def each(blocks: Iterable[bytes | memoryview]) -> bytes:
     """The digests of these blocks, joined; they are taken one by one, as there are threads."""
+    from keras_lc import workers  # brings numpy, without which a listing is quicker
+
     with workers.start() as threads:
         return b"".join(workers.ordered(threads, _of, blocks))
 

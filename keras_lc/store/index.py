@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, BinaryIO
 
-from keras_lc.errors import CheckpointError, DamagedError, StoreError, TemplateError
+from keras_lc.errors import CheckpointError, DamagedError, FormatError, StoreError, TemplateError
 from keras_lc.store import record
 from keras_lc.store.directory import Directory
 
@@ -89,6 +89,7 @@ class Contents:
     stored: list[Stored] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
     unread: set[str] = field(default_factory=set)  # files that the storage did not hand out
+    newer: set[str] = field(default_factory=set)  # files of a newer format
     doubles: list[Stored] = field(default_factory=list)  # of a pack, there as files as well
     shortcuts: list[Stored] = field(default_factory=list)
 
@@ -169,11 +170,13 @@ def scan(directory: Directory) -> Contents:
         except FileNotFoundError:  # deleted meanwhile
             continue
         except (CheckpointError, OSError) as error:
-            found, faults = [], [str(error)]
+            found, faults = [], [error]
             if isinstance(error, OSError) and not isinstance(error, IsADirectoryError):
                 contents.unread.add(file)
         if faults:
-            contents.damaged[file] = " ".join(faults)
+            contents.damaged[file] = " ".join(map(str, faults))
+            if any(isinstance(fault, FormatError) for fault in faults):
+                contents.newer.add(file)
         if file.endswith(SHORTCUT):
             contents.shortcuts += found
             continue
@@ -188,7 +191,7 @@ def scan(directory: Directory) -> Contents:
 
 def _describe(
     directory: Directory, file: str, identity: str, known: list[Stored]
-) -> tuple[list[Stored], list[str]]:
+) -> tuple[list[Stored], list[Exception]]:
     """The checkpoints of a file, and what of a pack cannot be read."""
     if known and identity and all(stored.identity == identity for stored in known):
         return known, []
@@ -214,9 +217,11 @@ def _read_single(directory: Directory, file: str, identity: str) -> Stored | Non
     return Stored(file, frame.end, identity, frame.digest, frame.header)
 
 
-def _read_pack(directory: Directory, file: str, identity: str) -> tuple[list[Stored], list[str]]:
+def _read_pack(
+    directory: Directory, file: str, identity: str
+) -> tuple[list[Stored], list[Exception]]:
     found: list[Stored] = []
-    faults: list[str] = []
+    faults: list[Exception] = []
     with directory.open(file) as opened:
         for offset, frame in record.frames(opened):
             try:
@@ -225,11 +230,11 @@ def _read_pack(directory: Directory, file: str, identity: str) -> tuple[list[Sto
                 _check_header(frame.header)
                 check_name(frame.header.get("name"))
             except CheckpointError as error:
-                faults.append(f"at byte {offset}: {error}")
+                faults.append(type(error)(f"at byte {offset}: {error}"))
             else:
                 found.append(Stored(file, frame.end, identity, frame.digest, frame.header, offset))
     if not found and not faults:
-        faults.append("the file is empty.")
+        faults.append(DamagedError("the file is empty."))
     return found, faults
 
 

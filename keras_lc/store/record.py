@@ -29,8 +29,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from keras_lc.errors import CheckpointError, DamagedError, FormatError
 from keras_lc.store import digest
 
@@ -189,6 +187,8 @@ class Checked:
     """
 
     def __init__(self, file: BinaryIO, frame: Frame):
+        import numpy as np  # headers alone are read without it
+
         self.start = frame.start
         self.data = np.empty(frame.size, np.uint8).data  # in large pages, if it is large
         self._file = file

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from keras_lc.errors import MismatchError
+from keras_lc.dtypes import parse_dtype
+from keras_lc.errors import DamagedError, MismatchError
 
 _LENGTH = struct.Struct("<Q")
 _ALIGN = 8
@@ -22,6 +23,8 @@ _DTYPES = {
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
 }
+_NAMES = {code: name for name, code in _DTYPES.items()}
+_MAX_HEADER = 100_000_000  # bytes, the limit of the format
 
 
 def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -53,3 +56,29 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[st
         array = arrays[name]
         little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
         file.write(little.reshape(-1).view(np.uint8).data)
+
+
+def read(data: memoryview) -> dict[str, np.ndarray]:
+    """The arrays of a file, as views of its bytes.
+
+    Raises:
+        DamagedError: it is not of this format, or a tensor does not lie within it.
+    """
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        if length > min(_MAX_HEADER, len(data) - _LENGTH.size):
+            raise DamagedError(f"its header claims {length} bytes.")
+        header = json.loads(bytes(data[_LENGTH.size : _LENGTH.size + length]))
+        body = data[_LENGTH.size + length :]
+        header.pop("__metadata__", None)
+        return {str(name): _array(row, body) for name, row in header.items()}
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedError(f"it is no .safetensors file: {error!r}") from error
+
+
+def _array(row: Mapping[str, Any], body: memoryview) -> np.ndarray:
+    begin, end = row["data_offsets"]
+    if not 0 <= begin <= end <= len(body):
+        raise DamagedError(f"a tensor lies at {begin} to {end} of {len(body)} bytes.")
+    dtype = parse_dtype(_NAMES[row["dtype"]])
+    return np.frombuffer(body[begin:end], np.uint8).view(dtype).reshape(row["shape"])

@@ -26,7 +26,7 @@ from keras_lc.errors import (
 )
 from keras_lc.listing import list_checkpoints
 from keras_lc.loader import latest_checkpoint, load_named
-from keras_lc.report import verify
+from keras_lc.report.integrity import verify
 from keras_lc.store import files, index, record
 from keras_lc.store.index import INDEX
 from keras_lc.store.locate import directory_at

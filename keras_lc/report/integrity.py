@@ -1,63 +1,78 @@
-"""The figures behind the commands that look at a directory."""
+"""Which files of a directory are damaged."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from keras_lc.errors import CheckpointError, DamagedError, NotFoundError
-from keras_lc.listing import open_directory
-from keras_lc.loader import Decoded, decode
+from keras_lc.errors import CheckpointError, DamagedError, FormatError
+from keras_lc.figures import Figures, words
+from keras_lc.progress import shown
+from keras_lc.references import opened
 from keras_lc.store import chain, index, record
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
-from keras_lc.store.locate import directory_at
+
+if TYPE_CHECKING:
+    from keras_lc.loader import Decoded
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Figures):
     """What `verify` found; as text, a line for each file that is damaged.
 
     Attributes:
         directory: path or URL.
         checked: how many checkpoints were looked at, damaged ones counted.
         damaged: file to the reason why it, or what it builds on, is not intact.
+        newer: whether all of these are of a newer format, and may be intact.
 
     Example:
-        >>> from keras_lc.report import Report
+        >>> from keras_lc import Report
         >>> print(Report("training", 3, {"cp-0003.lcd": "the file is truncated."}))
         training: 3 checkpoints checked, 1 file damaged
           cp-0003.lcd: the file is truncated.
     """
 
+    verb = "verify"
     directory: str
     checked: int
     damaged: dict[str, str]
+    newer: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether every checkpoint can be restored."""
         return not self.damaged
 
-    def __str__(self) -> str:
+    @property
+    def fault(self) -> type[CheckpointError] | None:
+        if self.ok:
+            return None
+        return FormatError if self.newer else DamagedError
+
+    def parts(self) -> Iterator[str]:
         count = len(self.damaged)
-        found = f"{count} file{'s' * (count != 1)} damaged" if count else "all intact"
-        checked = f"{self.checked} checkpoint{'s' * (self.checked != 1)} checked"
-        lines = [f"  {file}: {reason}" for file, reason in self.damaged.items()]
-        return "\n".join([f"{self.directory}: {checked}, {found}", *lines])
+        found = f"{words.count(count, 'file')} damaged" if count else "all intact"
+        yield f"{self.directory}: {words.count(self.checked, 'checkpoint')} checked, {found}"
+        for file, reason in self.damaged.items():
+            yield f"  {file}: {reason}"
 
 
-def verify(directory: str | os.PathLike[str]) -> Report:
+def verify(directory: str | os.PathLike[str], decode: bool = True) -> Report:
     """Read every checkpoint of a directory, compare its digest, and decode it.
 
     Each delta is decoded once. Files of other programs are left alone.
 
     Args:
         directory: a path or URL.
+        decode: False to compare the digests alone: the files are as they were written.
 
     Raises:
         NotFoundError: there is no such directory.
@@ -69,19 +84,34 @@ def verify(directory: str | os.PathLike[str]) -> Report:
         ...     keras_lc.verify(directory).ok
         True
     """
-    place = directory_at(directory)
-    contents = open_directory(place)
-    if not contents.stored and not contents.damaged and not place.exists():
-        raise NotFoundError(f"there is no directory {str(place)!r}.")
+    place, contents = opened(directory)
     damaged = dict(contents.damaged)
-    for stored, reason in _faults(place, contents):
+    for stored, reason in (_faults if decode else _altered)(place, contents):
         if stored.packed:
             reason = f"{damaged.get(stored.file, '')} {stored.name}: {reason}".strip()
         damaged[stored.file] = reason
-    return Report(str(place), len(contents.stored) + len(contents.damaged), damaged)
+    checked = len(contents.stored) + len(contents.damaged)
+    newer = bool(damaged) and damaged.keys() <= contents.newer
+    return Report(str(place), checked, damaged, newer)
+
+
+def _altered(directory: Directory, contents: Contents) -> Iterator[tuple[Stored, str]]:
+    """Those that do not match their digests, or lack what they build on."""
+    broken = chain.broken(contents)
+    every = [*contents.stored, *contents.doubles, *contents.shortcuts]
+    for stored in shown(every, len(every), "reading"):
+        try:
+            _compare(directory, stored)
+        except CheckpointError as error:
+            yield stored, str(error)
+        else:
+            if stored.digest in broken:
+                yield stored, broken[stored.digest]
 
 
 def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]]:
+    from keras_lc.loader import decode  # brings numpy and HDF5
+
     faults: list[tuple[Stored, str]] = []
     children = chain.children(contents)
     for shortcut in contents.shortcuts:
@@ -96,8 +126,8 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
         if stored.parent not in contents.by_digest
         and not {stored.parent, stored.digest} & contents.shortcut_to.keys()
     ]
-    while todo:
-        stored, before, shared = todo.pop()
+    count = len(contents.by_digest) + len(contents.shortcuts)
+    for stored, before, shared in shown(_emptied(todo), count, "verifying"):
         seen.add(id(stored))
         after = None
         try:
@@ -131,8 +161,16 @@ def _faults(directory: Directory, contents: Contents) -> list[tuple[Stored, str]
     return faults
 
 
+def _emptied(todo: list[Item]) -> Iterator[Item]:
+    """The last item, until there is none."""
+    while todo:
+        yield todo.pop()
+
+
 def _fingerprint(decoded: Decoded) -> str:
     """The same for the same state."""
+    import numpy as np
+
     digest = hashlib.sha256()
     for array in decoded.decoder.reconstruction.values():
         digest.update(np.ascontiguousarray(array).tobytes())

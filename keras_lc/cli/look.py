@@ -1,0 +1,51 @@
+"""The verbs that read."""
+
+from __future__ import annotations
+
+import click
+
+from keras_lc.cli.app import app, directory, json_option, monitor_option, reference, tell
+
+
+@app.command()
+@directory(default=".")
+@monitor_option
+@json_option
+def ls(directory: str, monitor: str | None, as_json: bool) -> int:
+    """List the checkpoints of a directory, damaged files among them."""
+    from keras_lc.report.catalog import catalog
+
+    return tell(catalog(directory, monitor), as_json)
+
+
+@app.command()
+@reference("ref")
+@click.option("--tensors", is_flag=True, help="Decode it, and list what is in it.")
+@json_option
+def info(ref: str, tensors: bool, as_json: bool) -> int:
+    """Tell of one checkpoint what it is, what it builds on and how exact it is."""
+    from keras_lc.report.detail import detail
+
+    return tell(detail(ref, tensors), as_json)
+
+
+@app.command()
+@directory(default=".")
+@click.option("decode", "--all", is_flag=True, help="Decode every checkpoint, too.")
+@json_option
+def verify(directory: str, decode: bool, as_json: bool) -> int:
+    """Read every file and compare its digest."""
+    from keras_lc.report.integrity import verify
+
+    return tell(verify(directory, decode), as_json)
+
+
+@app.command()
+@reference("before")
+@reference("after")
+@json_option
+def diff(before: str, after: str, as_json: bool) -> int:
+    """Compare two checkpoints, or one with a plain file, tensor by tensor."""
+    from keras_lc.report.difference import difference
+
+    return tell(difference(before, after), as_json)
