@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from keras_lc.report.integrity import Report, verify
     from keras_lc.restoring import Restored, restore, restore_latest
     from keras_lc.skip import skip_batches
-    from keras_lc.store.pack import pack
+    from keras_lc.store.pack import pack, unpack
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "restore",
     "restore_latest",
     "skip_batches",
+    "unpack",
     "verify",
 ]
 
@@ -63,6 +64,7 @@ _HOMES = {
     "restore": "restoring",
     "restore_latest": "restoring",
     "skip_batches": "skip",
+    "unpack": "store.pack",
     "verify": "report.integrity",
 }
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from keras_lc.errors import OptionError, StoreError
+import numpy as np
+
+from keras_lc.errors import MismatchError, OptionError, StoreError
 from keras_lc.loader import Loaded, load_named
 from keras_lc.restoring import put_back
 from keras_lc.store import base, safetensors
@@ -27,8 +29,8 @@ def export(
         target: the file to write, a path or URL. Its suffix says what it becomes:
             `.weights.h5`, for `model.load_weights`; `.keras`, the whole model, for which Keras
             rebuilds it; `.safetensors`, weights, seeds and optimizer by the paths of their
-            variables, or as `weights/0`, ... where several share a path. Keras' own formats
-            leave seeds out. Only `.keras` needs Keras.
+            variables, or as `weights/0`, ... where several share a path; `.npz`, the same for
+            `numpy.load`. Keras' own formats leave seeds out. Only `.keras` needs Keras.
         overwrite: whether a file that is there already may be replaced.
 
     Raises:
@@ -57,7 +59,7 @@ def export(
     parent, name = split(text)
     directory = directory_at(parent)
     if not overwrite and name in directory.list():
-        raise StoreError(f"{text!r} is there already; pass overwrite=True to replace it.")
+        raise StoreError(f"{text!r} is there already; pass overwrite=True (--force) to replace it.")
     loaded = load_named(path, whole=True)
     with directory.write_once(name) as file:
         write(loaded, file)
@@ -89,6 +91,18 @@ def _tensors(loaded: Loaded, file: BinaryIO) -> None:
     )
 
 
+def _arrays(loaded: Loaded, file: BinaryIO) -> None:
+    arrays = loaded.decoder.reconstruction
+    named = {label: arrays[name] for name, label in _labels(loaded).items()}
+    for label, array in named.items():
+        if array.dtype.isbuiltin == 2:  # a type of another package, of which only bytes would stay
+            raise MismatchError(
+                f"{label!r} is of {array.dtype}, which an .npz file cannot hold; export to "
+                ".safetensors or .keras."
+            )
+    np.savez(file, allow_pickle=False, **named)
+
+
 def _labels(loaded: Loaded) -> dict[str, str]:
     """Tensor to the path of its variable, or to its own name where that path is not its alone."""
     labels: Mapping[str, str] = loaded.base.about.get("labels", {})
@@ -97,8 +111,10 @@ def _labels(loaded: Loaded) -> dict[str, str]:
     return {name: alone.get(name, name) for name in loaded.base.arrays}
 
 
+# A format more is a line more: `export` and the command know only this table.
 _WRITERS: dict[str, Callable[[Loaded, BinaryIO], None]] = {
     ".weights.h5": _weights,
     ".keras": _model,
     ".safetensors": _tensors,
+    ".npz": _arrays,
 }

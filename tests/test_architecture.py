@@ -25,6 +25,7 @@ FORBIDDEN = {
     "restoring": {"callback", "saver", "checkpointer", "background", "report", "exports", "cli"},
     "exports": {"callback", "saver", "checkpointer", "background", "report", "cli"},
     "report": {"callback", "saver", "checkpointer", "background", "capture", "cli"},
+    "prune": {"callback", "saver", "checkpointer", "capture", "core", "loader", "cli"},
     "figures": {"callback", "checkpointer", "loader", "listing", "store", "core", "report", "cli"},
     "cli": {"callback", "saver", "checkpointer", "capture", "core", "loader", "store"},
     "background": {"callback", "checkpointer", "loader", "capture", "core", "store"},
