@@ -229,7 +229,8 @@ class Checkpointer:
         self._displace(contents, file)
         header["kind"] = "base"
         layout = snapshot.layout or {}
-        base.write(self.directory, file, header, snapshot.arrays, layout, snapshot.about)
+        about = snapshot.about | {"roles": _roles(snapshot.specs)}
+        base.write(self.directory, file, header, snapshot.arrays, layout, about)
         self._base_next = False
         return index.read_header(self.directory, file)
 
@@ -330,6 +331,11 @@ class Checkpointer:
 def _retired(stored: Stored) -> str:
     suffix = index.BASE if stored.file.endswith(index.BASE) else index.DELTA
     return f"{stored.name}~{stored.digest[:8]}{suffix}"
+
+
+def _roles(specs: list[TensorSpec]) -> dict[str, list[str | None]]:
+    """What a series needs to be encoded anew, of all that is not exact."""
+    return {spec.name: [spec.role, spec.of] for spec in specs if spec.role != "exact"}
 
 
 def _same_weights(snapshot: Snapshot, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_lc.errors import MismatchError
 from keras_lc.loader import Loaded, load_latest, load_named
+from keras_lc.store import base
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,19 @@ def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
 
 def put_back(loaded: Loaded, model: Any) -> Restored:
     """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
-    from keras_lc.capture.configuration import rebuild  # these bring Keras and its backend
+    from keras_lc.capture import files  # these bring Keras and its backend
+    from keras_lc.capture.configuration import rebuild
     from keras_lc.capture.keras import KerasCapture
 
     if model is None:
         model = rebuild(loaded.base.about, repr(loaded.info.path))
     try:
-        KerasCapture(model).restore(
-            loaded.decoder.reconstruction, loaded.base.about, loaded.base.arrays
-        )
+        arrays, about = loaded.decoder.reconstruction, loaded.base.about
+        if about.get("framework") == "file":
+            start = load_named(loaded.info.path, whole=True) if loaded.base.absent else loaded
+            files.load(model, about, lambda file: base.write_plain(file, start.base, arrays))
+        else:
+            KerasCapture(model).restore(arrays, about, loaded.base.arrays)
     except MismatchError as error:
         raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
     info = loaded.info

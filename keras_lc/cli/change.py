@@ -72,3 +72,27 @@ def prune(
     from keras_lc.prune import prune
 
     return tell(prune(directory, keep_last, keep_best, keep_every, monitor, dry_run), as_json)
+
+
+@app.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option("--to", "target", required=True, metavar="DIR", help="Directory to write.")
+@click.option("--codec", default="lossless", show_default=True, help="A preset, as for training.")
+@json_option
+def import_(files: tuple[str, ...], target: str, codec: str, as_json: bool) -> int:
+    """Store plain .weights.h5, .keras or .safetensors files as one chain."""
+    from keras_lc.rewrite import import_files
+
+    return tell(import_files(files, target, codec), as_json)
+
+
+@app.command()
+@directory()
+@click.option("--to", "target", required=True, metavar="DIR", help="Directory to write.")
+@click.option("--codec", required=True, help="A preset, as for training.")
+@json_option
+def convert(directory: str, target: str, codec: str, as_json: bool) -> int:
+    """Store a directory in another one, with another codec."""
+    from keras_lc.rewrite import convert
+
+    return tell(convert(directory, target, codec), as_json)

@@ -49,3 +49,13 @@ def diff(before: str, after: str, as_json: bool) -> int:
     from keras_lc.report.difference import difference
 
     return tell(difference(before, after), as_json)
+
+
+@app.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@json_option
+def estimate(files: tuple[str, ...], as_json: bool) -> int:
+    """Try each codec on plain files, without writing any."""
+    from keras_lc.estimate import estimate
+
+    return tell(estimate(files), as_json)

@@ -36,7 +36,8 @@ class Base:
 
     Attributes:
         arrays: tensors by name, views of its bytes.
-        absent: names of those that were not read, and have only a shape and a dtype.
+        absent: names of those that were not read, and have only a shape and a dtype; where there
+            are none, all bytes were.
         about: free JSON about them.
         places: where they lie in the HDF5 data.
         source: the bytes.
@@ -109,6 +110,23 @@ def write_plain(file: BinaryIO, content: Base, arrays: Mapping[str, np.ndarray])
 
     with h5py.File(_Memory(content.source), "r") as source, _writing(file) as target:
         source.visititems(copy)
+
+
+def layout(content: Base) -> dict[str, str | np.ndarray]:
+    """What `write` was told of where the tensors of a base, read whole, lie, and what else Keras
+    stores."""
+    names = {place: name for name, place in content.places.items()}
+    found: dict[str, str | np.ndarray] = {}
+
+    def look(place: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not place.startswith(f"{GROUP}/"):
+            found[place] = (
+                names.get(place) or plain_dataset(h5, place, len(content.source.data))[()]
+            )
+
+    with h5py.File(_Memory(content.source), "r") as h5:
+        h5.visititems(look)
+    return found
 
 
 @contextmanager
@@ -218,6 +236,8 @@ def read(
             arrays = {name: _blank(dtype, shape, size) for name, (dtype, shape, _) in rows.items()}
             names = rows if wanted is None else wanted(arrays)
             absent = {name for name in rows if name not in names}
+            if not absent:
+                source.fetch()
             arrays |= _load(h5, source, {name: rows[name] for name in rows if name in names})
             places = {name: place for name, (_, _, place) in rows.items()}
             return Base(arrays, absent, dict(document["about"]), places, source)

@@ -1,0 +1,210 @@
+"""import, estimate and convert."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from models import dense, equal, fit, state
+
+import keras_lc as package
+from keras_lc import LCModelCheckpoint
+from keras_lc.core import PRESETS
+from keras_lc.loader import load_named
+from keras_lc.series import _epochs, frame_of
+from tests.cli.commands import keras_lc
+from tests.cli.conftest import STATES
+from tests.toy import file_names, load_all, same
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Eleven files of either kind as Keras writes them, and the states that they hold."""
+    directory = tmp_path_factory.mktemp("plain")
+    model, states = dense(units=64), []
+    fit(
+        model,
+        [
+            keras.callbacks.ModelCheckpoint(
+                directory / "cp-{epoch}.weights.h5", save_weights_only=True
+            ),
+            keras.callbacks.ModelCheckpoint(directory / "cp-{epoch}.keras"),
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: states.append(state(model))
+            ),
+        ],
+        epochs=11,
+    )
+    return directory, states
+
+
+def without_seeds(model_state):
+    return [*model_state[:4], *model_state[5:]]
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_an_import_is_bit_for_bit_and_goes_back_into_the_model(plain, tmp_path, suffix):
+    directory, states = plain
+    files = sorted(directory.glob(f"*{suffix}"))
+    assert files[1].name == f"cp-10{suffix}"  # as a shell lists them
+    ran = keras_lc("import", *files, "--to", tmp_path / "chain", "--json").json
+    assert [row["id"] for row in ran["checkpoints"]] == [f"cp-{i}" for i in range(1, 12)]
+    assert [row["error"] for row in ran["checkpoints"]] == [0] * 11
+    assert ran["before"] == sum(file.stat().st_size for file in files)
+    assert ran["after"] < ran["before"]
+    rows = keras_lc("ls", tmp_path / "chain", "--json").json["checkpoints"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(i, 6 * i) for i in range(1, 12)]
+    for number in (1, 7):
+        model = dense(units=64)
+        package.restore(tmp_path / "chain" / f"cp-{number}", model)
+        assert equal(without_seeds(state(model)), without_seeds(states[number - 1]))
+    keras_lc("export", tmp_path / "chain" / "cp-7", tmp_path / "seven.weights.h5")
+    model = dense(units=64)
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(tmp_path / "seven.weights.h5")
+    assert equal(without_seeds(state(model)), without_seeds(states[6]))
+
+
+def test_of_a_keras_file_the_model_is_rebuilt(plain, tmp_path):
+    directory, states = plain
+    keras_lc("import", *directory.glob("*.keras"), "--to", tmp_path / "chain")
+    restored = package.restore(tmp_path / "chain" / "cp-5")
+    assert equal(without_seeds(state(restored.model)), without_seeds(states[4]))
+    keras_lc("import", *directory.glob("*.weights.h5"), "--to", tmp_path / "weights")
+    with pytest.raises(package.CheckpointError, match="configuration"):
+        package.restore(tmp_path / "weights" / "cp-5")
+
+
+def test_a_lossy_import_says_how_far_it_is_off(plain, tmp_path):
+    directory, _ = plain
+    files = list(directory.glob("*.weights.h5"))
+    options = ["--to", tmp_path / "chain", "--codec", "balanced", "--json"]
+    ran = keras_lc("import", *files, *options).json
+    for row in ran["checkpoints"][1:]:
+        found = load_named(tmp_path / "chain" / row["id"]).decoder.reconstruction
+        file = frame_of(str(directory / f"{row['id']}.weights.h5"), 0).snapshot.arrays
+        weights = [name for name in file if name.startswith("layers/")]
+        way = np.concatenate([(found[name] - file[name]).reshape(-1) for name in weights])
+        values = np.concatenate([file[name].reshape(-1) for name in weights])
+        assert row["error"] == pytest.approx(np.linalg.norm(way) / np.linalg.norm(values))
+        assert 0 < row["error"] < PRESETS["balanced"].largest_share
+    assert ran["after"] < ran["before"] / 3
+
+
+def test_roles_are_given_only_where_they_are_certain(plain):
+    directory, _ = plain
+    specs = {s.name: s for s in frame_of(str(directory / "cp-9.weights.h5"), 0).snapshot.specs}
+    kinds = [specs[f"optimizer/vars/{i}"].role for i in range(10)]
+    assert kinds == ["exact"] * 2 + ["first_moment", "second_moment"] * 4
+    assert specs["layers/dense/vars/0"].role == "weight"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamax"])
+def test_other_optimizers_are_kept_bit_for_bit(tmp_path, optimizer):
+    model = dense(optimizer)
+    fit(model, epochs=1)
+    model.save_weights(tmp_path / "a.weights.h5")
+    specs = frame_of(str(tmp_path / "a.weights.h5"), 0).snapshot.specs
+    assert {s.role for s in specs if s.name.startswith("optimizer")} == {"exact"}
+
+
+def test_statistics_of_normalization_are_exact(tmp_path):
+    layers = [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    keras.Sequential(layers).save_weights(tmp_path / "a.weights.h5")
+    specs = {s.name: s.role for s in frame_of(str(tmp_path / "a.weights.h5"), 0).snapshot.specs}
+    group = "layers/batch_normalization/vars"
+    roles = [specs[f"{group}/{i}"] for i in range(4)]
+    assert roles == ["weight", "weight", "exact", "exact"]
+
+
+def test_safetensors_are_imported_and_exported_again(training, tmp_path):
+    for i in (1, 2, 3):
+        keras_lc("export", training / f"epoch:{i}", tmp_path / f"s{i}.safetensors")
+    files = list(tmp_path.glob("*.safetensors"))
+    keras_lc("import", *files, "--to", tmp_path / "chain")
+    assert same(load_all(tmp_path / "chain")["s2"], STATES[1])
+    keras_lc("export", tmp_path / "chain/s3", tmp_path / "again.safetensors")
+    keras_lc("diff", tmp_path / "again.safetensors", tmp_path / "s3.safetensors")
+    with pytest.raises(package.CheckpointError, match=r"\.safetensors"):
+        package.restore(tmp_path / "chain/s3", dense())
+
+
+def test_an_import_refuses_what_would_be_wrong(plain, training, tmp_path):
+    file = plain[0] / "cp-1.weights.h5"
+    target = tmp_path / "chain"
+    assert "holds checkpoints" in keras_lc("import", file, "--to", training, code=1).err
+    assert "both" in keras_lc("import", file, plain[0] / "cp-1.keras", "--to", target, code=1).err
+    assert "nope" in keras_lc("import", file, "--to", target, "--codec", "nope", code=1).err
+    assert "no file" in keras_lc("import", tmp_path / "x.keras", "--to", target, code=3).err
+    assert ".keras" in keras_lc("import", tmp_path / "x.pt", "--to", target, code=1).err
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"PK")
+    assert "broken.keras" in keras_lc("import", broken, "--to", target, code=2).err
+    keras_lc("import", "--to", target, code=1)
+    assert not target.exists() or not load_all(target)
+
+
+@pytest.mark.parametrize(
+    ("files", "epochs"),
+    [
+        (["cp-0007-0.3.keras", "cp-0010-0.2.keras"], [7, 10]),
+        (["v2-e1.keras", "v2-e3.keras"], [1, 3]),
+        (["a.keras", "b.keras"], [1, 2]),
+    ],
+)
+def test_epochs_are_the_numbers_that_count_upwards(files, epochs):
+    assert _epochs(files) == epochs
+
+
+def test_estimate_tries_every_codec_and_writes_nothing(plain, tmp_path):
+    directory, _ = plain
+    before = file_names(directory)
+    files = [directory / f"cp-{i}.weights.h5" for i in range(1, 5)]
+    document = keras_lc("estimate", *files, "--json").json
+    codecs = {row["codec"]: row for row in document["codecs"]}
+    assert codecs.keys() == PRESETS.keys()
+    assert codecs["lossless"]["error"] == 0 < codecs["balanced"]["error"] < 0.035
+    keras_lc("import", *files, "--to", tmp_path / "chain", "--codec", "fast")
+    stored = [keras_lc("info", tmp_path / f"chain/cp-{i}", "--json").json for i in (2, 3, 4)]
+    framed = sum(one["nbytes"] for one in stored) / 3 - codecs["fast"]["delta"]
+    assert 0 < framed < 500  # header and digest
+    assert file_names(directory) == before
+    assert "two" in keras_lc("estimate", files[0], code=1).err
+    other = shutil.copy(files[0], tmp_path / "z.weights.h5")
+    dense(units=8).save_weights(other)
+    assert "z.weights.h5" in keras_lc("estimate", files[0], other, code=1).err
+
+
+def test_convert_stores_a_run_with_another_codec(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    model = dense(units=64)
+    fit(model, [LCModelCheckpoint(source / "cp-{epoch}", codec="lossless", keyframe_every=3)], 5)
+    lossless = load_all(source)
+    ran = keras_lc("convert", source, "--to", target, "--codec", "balanced", "--json").json
+    kinds = [row["kind"] for row in ran["checkpoints"]]
+    assert kinds == ["base", "delta", "delta", "base", "delta"]
+    assert ran["after"] < ran["before"]
+    before, after = (keras_lc("ls", d, "--json").json["checkpoints"] for d in (source, target))
+    for one, other in zip(before, after, strict=True):
+        assert all(one[key] == other[key] for key in ("id", "epoch", "step", "value", "parent"))
+    found = load_all(target)
+    for name, arrays in found.items():
+        for tensor, array in arrays.items():
+            exact = lossless[name][tensor].tobytes() == array.tobytes()
+            assert exact or tensor.startswith(("weights", "optimizer"))
+    package.restore(target / "cp-5", model)  # bases and deltas are those of a model
+    other = dense(units=64)
+    other.optimizer.build(other.trainable_variables)
+    other.load_weights(target / "cp-4.weights.h5")
+    back = keras_lc("convert", target, "--to", tmp_path / "back", "--codec", "lossless", "--json")
+    assert {row["error"] for row in back.json["checkpoints"]} == {0}
+    assert all(same(found[name], arrays) for name, arrays in load_all(tmp_path / "back").items())
+
+
+def test_convert_refuses_what_would_be_wrong(training, tmp_path):
+    arguments = ["--codec", "balanced", "--to"]
+    assert "holds checkpoints" in keras_lc("convert", training, *arguments, training, code=1).err
+    keras_lc("convert", tmp_path / "nope", *arguments, tmp_path / "x", code=3)
+    (training / "cp-0003.lcd").write_bytes(b"\x89LCK\r\n\x1a\n" + bytes(9))
+    keras_lc("convert", training, *arguments, tmp_path / "x", code=2)
+    assert not (tmp_path / "x").exists()
