@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from keras_lc.listing import CheckpointInfo, list_checkpoints
     from keras_lc.loader import latest_checkpoint
     from keras_lc.report.integrity import Report, verify
+    from keras_lc.report.shown import show
     from keras_lc.restoring import Restored, restore, restore_latest
     from keras_lc.skip import skip_batches
     from keras_lc.store.pack import pack, unpack
@@ -46,6 +47,7 @@ __all__ = [
     "pack",
     "restore",
     "restore_latest",
+    "show",
     "skip_batches",
     "unpack",
     "verify",
@@ -63,6 +65,7 @@ _HOMES = {
     "pack": "store.pack",
     "restore": "restoring",
     "restore_latest": "restoring",
+    "show": "report.shown",
     "skip_batches": "skip",
     "unpack": "store.pack",
     "verify": "report.integrity",

@@ -59,3 +59,28 @@ def estimate(files: tuple[str, ...], as_json: bool) -> int:
     from keras_lc.estimate import estimate
 
     return tell(estimate(files), as_json)
+
+
+@app.command()
+@directory()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@json_option
+def plot(directory: str, file: str, force: bool, as_json: bool) -> int:
+    """Draw sizes, metrics, and how the weights have moved, as .png, .svg or .pdf."""
+    from keras_lc.report.plot import plot
+
+    return tell(plot(directory, file, force), as_json)
+
+
+@app.command()
+@directory()
+@click.argument("file", type=click.Path(dir_okay=False))
+@monitor_option
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@json_option
+def report(directory: str, file: str, monitor: str | None, force: bool, as_json: bool) -> int:
+    """Write a page to share: table, plots and chains in one .html file."""
+    from keras_lc.report.page import page
+
+    return tell(page(directory, file, monitor, force), as_json)

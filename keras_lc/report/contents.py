@@ -9,10 +9,12 @@ from keras_lc.core import blob
 from keras_lc.core.codecs import lattice
 from keras_lc.dtypes import dtype_name
 from keras_lc.errors import CheckpointError, DamagedError
-from keras_lc.loader import Loaded, load
+from keras_lc.loader import Decoded, Loaded, load
 from keras_lc.references import Found
 from keras_lc.report.detail import Tensor
 from keras_lc.store import index, record
+from keras_lc.store.directory import Directory
+from keras_lc.store.index import Stored
 
 _EXACT = ("difference", "plain", "update")
 _BARE = 3  # parameters of a lattice without outer products
@@ -26,7 +28,7 @@ def tensors_of(found: Found) -> tuple[Tensor, ...]:
     """
     loaded = load(found.directory, found.contents, found.stored)
     labels = labels_of(loaded)
-    entries = {} if loaded.info.kind == "base" else _entries(found, loaded)
+    entries = _entries(found.directory, found.stored, loaded)
     tensors = []
     for name in sorted(loaded.base.arrays):
         array = loaded.base.arrays[name]
@@ -51,20 +53,27 @@ def labels_of(loaded: Loaded) -> dict[str, str]:
     return {name: str(labels.get(name, name)) for name in loaded.base.arrays}
 
 
-def _entries(found: Found, loaded: Loaded) -> dict[str, blob.Entry]:
-    """How the record itself stores each tensor."""
+def bounds(directory: Directory, stored: Stored, decoded: Decoded) -> dict[str, float | None]:
+    """How far a value of each tensor may be from what was saved; None where it is not known."""
+    if stored.parent is None:
+        return dict.fromkeys(decoded.base.arrays, 0.0)
+    entries = _entries(directory, stored, decoded)
+    return {name: _bound(entry) for name, entry in entries.items()}
+
+
+def _entries(directory: Directory, stored: Stored, decoded: Decoded) -> dict[str, blob.Entry]:
+    """How the record itself stores each tensor; nothing of a base."""
+    if stored.parent is None:
+        return {}
     try:
-        with found.directory.open(found.stored.file) as file:
-            frame = index.find(file, found.stored)
+        with directory.open(stored.file) as file:
+            frame = index.find(file, stored)
             source = record.Checked(file, frame)
             source.fetch()
-    except OSError as error:
-        raise DamagedError(f"{found.stored.where} cannot be read: {error}") from error
-    try:
-        table, _ = blob.unpack(source.data[source.start :], len(loaded.base.arrays))
-    except CheckpointError as error:
-        raise DamagedError(f"{found.stored.where} is damaged: {error}") from error
-    chain = loaded.decoder.chain
+        table, _ = blob.unpack(source.data[source.start :], len(decoded.base.arrays))
+    except (CheckpointError, OSError) as error:
+        raise DamagedError(f"{stored.where} cannot be read: {error}") from error
+    chain = decoded.decoder.chain
     order = [i for level in chain.levels() for i in level]
     return {chain.table.names[i]: entry for i, entry in zip(order, table.entries, strict=True)}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from keras_lc.core import PRESETS, Balanced
+from keras_lc.report.detail import _SHARES
 from keras_lc.store import record
 from keras_lc.store.pack import pack
 from tests.cli.commands import keras_lc
@@ -158,6 +160,11 @@ def test_info_tells_the_chain_and_the_tensors(training):
     plain = keras_lc("info", training / "cp-0003", "--tensors").out
     assert "weights/0" in plain
     assert "cp-0002.lcd" in plain
+
+
+def test_the_bounds_are_those_of_the_presets():
+    lossy = {name: p.largest_share for name, p in PRESETS.items() if isinstance(p, Balanced)}
+    assert lossy == _SHARES
 
 
 def test_a_payload_that_is_damaged_is_found_when_it_is_read(training):
