@@ -14,6 +14,9 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
       |            loader.py decodes it, restoring.py puts it into a model
     restore_latest("training", model)
 
+Beside it `keras-lc` looks in: cli/ asks report/ (or prune, rewrite, estimate), which read by way of
+listing.py (headers) and loader.py (contents) and give figures/, to be shown as text, JSON or HTML.
+
 Names load when first used: importing the package imports neither Keras nor a backend.
 """
 

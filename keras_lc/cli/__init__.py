@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from keras_lc.cli import change, look
+from keras_lc.cli import read, write
 from keras_lc.cli.app import app
 
-__all__ = ["app", "change", "look"]
+__all__ = ["app", "main", "read", "write"]
 
 
 def main() -> None:

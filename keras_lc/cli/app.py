@@ -6,7 +6,6 @@ Exit codes: 0 fine, 1 a wrong argument, or something that cannot be done, 2 dama
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -40,9 +39,6 @@ class Verbs(click.Group):
             code = 1
         except click.Abort:
             code = _INTERRUPTED
-        except BrokenPipeError:  # as of `keras-lc ls | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
         except CheckpointError as error:
             click.echo(f"keras-lc: {error}", err=True)
             code = code_of(type(error))
@@ -100,7 +96,7 @@ def directory(name: str = "directory", default: str | None = None) -> Decorator:
     return click.argument(name, metavar=shown, default=default, required=default is None)
 
 
-json_option = click.option("as_json", "--json", is_flag=True, help="JSON, as in the README.")
+json_option = click.option("as_json", "--json", is_flag=True, help="JSON, as JSON.md describes it.")
 dry_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 monitor_option = click.option("--monitor", metavar="METRIC", help="val_loss, if there is one.")
 

@@ -54,8 +54,8 @@ class Detail(Figures):
         read: bytes of all of these.
         full: what a whole checkpoint takes.
         state: bytes of the decoded arrays, if they were decoded.
-        error: of the weights (root mean square), as a share of the weights; None if not known.
-        bound: of the same, as far as the codec has one.
+        aim: the error of the weights (root mean square, tensor by tensor) that the codec does not
+            mean to exceed, as a share of the weights; 0 is bit for bit, None where it has none.
         children: names of the checkpoints that build on it.
         tensors: if they were decoded.
         damaged: why it cannot be restored, as far as was read.
@@ -77,8 +77,7 @@ class Detail(Figures):
     chain: tuple[Link, ...]
     read: int
     full: int | None
-    error: float | None
-    bound: float | None
+    aim: float | None
     children: tuple[str, ...]
     state: int | None
     tensors: tuple[Tensor, ...] | None
@@ -108,13 +107,11 @@ class Detail(Figures):
             yield _tensors(self.tensors)
 
     def _accuracy(self) -> str:
-        if self.error is None and self.bound is None:
-            return "error not known"
-        if self.bound == 0:
+        if self.aim == 0:
             return "bit for bit"
-        bound = "no bound" if self.bound is None else f"at most {words.share(self.bound)}"
-        made = "not measured" if self.error is None else words.share(self.error)
-        return f"error of the weights {made} ({bound}, tensor by tensor)"
+        if self.aim is None:
+            return "no bound of the error"
+        return f"error of the weights about {words.share(self.aim)} at most, tensor by tensor"
 
 
 def _table(links: tuple[Link, ...]) -> Table:
@@ -165,7 +162,6 @@ def detail(reference: str | os.PathLike[str], tensors: bool = False) -> Detail:
             decoded = tensors_of(found)
         except DamagedError as error:
             damaged = str(error)
-    made = header.get("error")
     return Detail(
         id=stored.name,
         path=found.path,
@@ -182,8 +178,7 @@ def detail(reference: str | os.PathLike[str], tensors: bool = False) -> Detail:
         chain=tuple(map(_link, route)),
         read=sum(one.nbytes for one in route),
         full=full_sizes(found.contents).get(stored.digest),
-        error=float(made) if isinstance(made, (int, float)) else None,
-        bound=_bound(stored),
+        aim=_aim(stored),
         children=_children(found),
         state=None if decoded is None else sum(tensor.nbytes for tensor in decoded),
         tensors=decoded,
@@ -202,8 +197,8 @@ def _children(found: Found) -> tuple[str, ...]:
     return tuple(child.name for child in below)
 
 
-def _bound(stored: Stored) -> float | None:
-    """What the codec promises of the weights, as a share of them."""
+def _aim(stored: Stored) -> float | None:
+    """The error that the codec does not mean to exceed."""
     codec = stored.header.get("codec")
     if stored.parent is None or codec == "lossless":
         return 0.0

@@ -12,7 +12,7 @@ from keras_lc.cli.app import app, directory, json_option, monitor_option, refere
 @monitor_option
 @json_option
 def ls(directory: str, monitor: str | None, as_json: bool) -> int:
-    """List the checkpoints of a directory, damaged files among them."""
+    """List the checkpoints of a directory, and damaged files."""
     from keras_lc.report.catalog import catalog
 
     return tell(catalog(directory, monitor), as_json)
@@ -23,7 +23,7 @@ def ls(directory: str, monitor: str | None, as_json: bool) -> int:
 @click.option("--tensors", is_flag=True, help="Decode it, and list what is in it.")
 @json_option
 def info(ref: str, tensors: bool, as_json: bool) -> int:
-    """Tell of one checkpoint what it is, what it builds on and how exact it is."""
+    """Tell what a checkpoint is, what it builds on, and what is in it."""
     from keras_lc.report.detail import detail
 
     return tell(detail(ref, tensors), as_json)
@@ -45,7 +45,7 @@ def verify(directory: str, decode: bool, as_json: bool) -> int:
 @reference("after")
 @json_option
 def diff(before: str, after: str, as_json: bool) -> int:
-    """Compare two checkpoints, or one with a plain file, tensor by tensor."""
+    """Compare two checkpoints, or plain files, tensor by tensor."""
     from keras_lc.report.difference import difference
 
     return tell(difference(before, after), as_json)
@@ -67,7 +67,7 @@ def estimate(files: tuple[str, ...], as_json: bool) -> int:
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @json_option
 def plot(directory: str, file: str, force: bool, as_json: bool) -> int:
-    """Draw sizes, metrics, and how the weights have moved, as .png, .svg or .pdf."""
+    """Draw sizes, metrics and movements as .png, .svg or .pdf."""
     from keras_lc.report.plot import plot
 
     return tell(plot(directory, file, force), as_json)
@@ -80,7 +80,7 @@ def plot(directory: str, file: str, force: bool, as_json: bool) -> int:
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @json_option
 def report(directory: str, file: str, monitor: str | None, force: bool, as_json: bool) -> int:
-    """Write a page to share: table, plots and chains in one .html file."""
+    """Write a page to share, with table, plots and chains."""
     from keras_lc.report.page import page
 
     return tell(page(directory, file, monitor, force), as_json)

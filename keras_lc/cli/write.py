@@ -68,7 +68,7 @@ def prune(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Delete checkpoints that no rule keeps, and that none of those kept needs."""
+    """Delete what no rule keeps and nothing that is kept needs."""
     from keras_lc.prune import prune
 
     return tell(prune(directory, keep_last, keep_best, keep_every, monitor, dry_run), as_json)
@@ -80,7 +80,7 @@ def prune(
 @click.option("--codec", default="lossless", show_default=True, help="A preset, as for training.")
 @json_option
 def import_(files: tuple[str, ...], target: str, codec: str, as_json: bool) -> int:
-    """Store plain .weights.h5, .keras or .safetensors files as one chain."""
+    """Store .weights.h5, .keras or .safetensors files as a chain."""
     from keras_lc.rewrite import import_files
 
     return tell(import_files(files, target, codec), as_json)

@@ -151,7 +151,7 @@ def test_info_tells_the_chain_and_the_tensors(training):
     assert document["read"] == sum((training / file).stat().st_size for file in files)
     assert document["children"] == ["cp-0004"]
     assert document["tensors"] is None
-    assert document["bound"] == 0
+    assert document["aim"] == 0
     document = keras_lc("info", training / "cp-0003", "--tensors", "--json").json
     tensors = {tensor["name"]: tensor for tensor in document["tensors"]}
     assert tensors["weights/0"]["shape"] == [3, 4]
@@ -162,7 +162,7 @@ def test_info_tells_the_chain_and_the_tensors(training):
     assert "cp-0002.lcd" in plain
 
 
-def test_the_bounds_are_those_of_the_presets():
+def test_the_aims_are_those_of_the_presets():
     lossy = {name: p.largest_share for name, p in PRESETS.items() if isinstance(p, Balanced)}
     assert lossy == _SHARES
 

@@ -10,7 +10,7 @@ from keras_lc.loader import load_named
 from keras_lc.store import record
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES
-from tests.cli.test_look import flip
+from tests.cli.test_read import flip
 from tests.store.test_lock import holder
 from tests.toy import HEADER, file_names, load_all, run, same, save, toy_checkpointer
 
