@@ -16,6 +16,7 @@ import keras_lc as package
 from keras_lc.figures import terminal
 from keras_lc.report.history import history
 from keras_lc.report.plot import panels
+from keras_lc.store import safetensors
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES, make
 
@@ -81,6 +82,25 @@ def test_no_value_is_further_off_than_the_bound(tmp_path, codec):
         assert drawn.checkpoints[i - 1].bound[0] == pytest.approx(bounds["weights/0"] / own)
 
 
+def test_the_bound_holds_for_matrices_too(tmp_path):
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(128, 128)).astype(np.float32)]
+    for _ in range(3):
+        way = rng.normal(size=(128, 2)) @ rng.normal(size=(2, 128)) + rng.normal(size=(128, 128))
+        states.append((states[-1] + 0.003 * way).astype(np.float32))
+    for i, state in enumerate(states):
+        with open(tmp_path / f"s{i}.safetensors", "wb") as file:
+            safetensors.write(file, {"w": state}, {})
+    files = tmp_path.glob("*.safetensors")
+    keras_lc("import", *files, "--to", tmp_path / "chain", "--codec", "balanced")
+    for i in (1, 2, 3):
+        reference = tmp_path / f"chain/s{i}"
+        (tensor,) = keras_lc("info", reference, "--tensors", "--json").json["tensors"]
+        assert tensor["kind"] == "lattice"
+        way = package.loader.load_named(reference).decoder.reconstruction["w"] - states[i]
+        assert tensor["bound"] / 10 < np.abs(way).max() <= tensor["bound"]
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_plot_draws_a_picture(training, tmp_path, suffix):
     target = tmp_path / f"p.{suffix}"
@@ -115,6 +135,7 @@ def test_a_damaged_checkpoint_is_left_out_of_the_picture(training, tmp_path):
 
 def test_the_page_stands_alone(training, tmp_path):
     (training / "cp-0002.lcd").write_bytes(b"\x89LCK\r\n\x1a\n" + bytes(99))
+    (training / "x<b>.lcd").write_bytes(b"")
     training = training.rename(tmp_path / "a <b> & c")
     target = tmp_path / "page.html"
     keras_lc("report", training, target, code=2)
@@ -122,7 +143,7 @@ def test_the_page_stands_alone(training, tmp_path):
     page = Checked(text)
     assert page.seen.count("svg") == 5
     assert "a <b> & c" in page.text
-    assert all(name in page.text for name in ("cp-0001", "cp-0002.lcd", "cp-0006"))
+    assert all(name in page.text for name in ("cp-0001", "cp-0002.lcd", "cp-0006", "x<b>.lcd"))
     assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?https?:", text)
     assert text.count('class="base') == 3  # two, and the key
     assert "--force" in keras_lc("report", training, target, code=1).err

@@ -184,6 +184,11 @@ def test_convert_stores_a_run_with_another_codec(tmp_path):
     kinds = [row["kind"] for row in ran["checkpoints"]]
     assert kinds == ["base", "delta", "delta", "base", "delta"]
     assert ran["after"] < ran["before"]
+    one, other = (load_named(d / "cp-1").base.about["roles"] for d in (source, target))
+    assert one == other
+    assert sorted(role for role, _ in one.values()) == sorted(
+        4 * ["first_moment", "second_moment", "weight"]
+    )
     before, after = (keras_lc("ls", d, "--json").json["checkpoints"] for d in (source, target))
     for one, other in zip(before, after, strict=True):
         assert all(one[key] == other[key] for key in ("id", "epoch", "step", "value", "parent"))
