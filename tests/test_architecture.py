@@ -134,6 +134,8 @@ def run_fresh(code, directory):
         "import keras_lc; keras_lc.list_checkpoints('.'); keras_lc.latest_checkpoint('.')",
         "import keras_lc; keras_lc.restore_latest('.'); keras_lc.verify('.')",
         "import keras_lc.store.index, keras_lc.checkpointer, keras_lc.restoring",
+        "import keras_lc.rewrite, keras_lc.estimate, keras_lc.prune, keras_lc.exports",
+        "import keras_lc.report.page, keras_lc.report.difference, keras_lc.cli",
     ],
 )
 def test_no_framework_is_imported(code, tmp_path):

@@ -13,7 +13,8 @@ from keras_lc.report.detail import _SHARES
 from keras_lc.store import record
 from keras_lc.store.pack import pack
 from tests.cli.commands import keras_lc
-from tests.toy import HEADER
+from tests.cli.conftest import STATES
+from tests.toy import HEADER, run, save, toy_checkpointer
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,10 +133,18 @@ def test_a_missing_directory_is_not_found(tmp_path):
     assert "no directory" in keras_lc("info", tmp_path / "nope" / "latest", code=3).err
 
 
-def test_of_an_epoch_its_end_is_meant(tmp_path):
-    from tests.cli.conftest import STATES
-    from tests.toy import save, toy_checkpointer
+def test_a_directory_behind_a_url():
+    run("memory://looked/at", STATES[:2])
+    assert [row["id"] for row in keras_lc("ls", "memory://looked/at").rows] == [
+        "cp-0001",
+        "cp-0002",
+    ]
+    assert keras_lc("info", "memory://looked/at/step:2", "--json").json["id"] == "cp-0002"
+    assert "intact" in keras_lc("verify", "memory://looked/at").out
+    assert "no directory" in keras_lc("ls", "memory://looked/not", code=3).err
 
+
+def test_of_an_epoch_its_end_is_meant(tmp_path):
     checkpointer = toy_checkpointer(tmp_path)
     for i, (epoch, batch) in enumerate([(0, 3), (1, 0), (1, 3)]):
         save(checkpointer, STATES[i], f"s-{i}", epoch, batch=batch)
