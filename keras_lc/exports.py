@@ -73,7 +73,13 @@ def _weights(loaded: Loaded, file: BinaryIO) -> None:
 
 
 def _model(loaded: Loaded, file: BinaryIO) -> None:
-    model = put_back(loaded, None).model
+    try:
+        model = put_back(loaded, None).model
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"a .keras file is written by Keras with a backend ({error}): "
+            "pip install 'keras-lc[tensorflow]', or export to .weights.h5."
+        ) from error
     with tempfile.TemporaryDirectory(prefix="keras_lc-") as scratch:
         path = Path(scratch) / "model.keras"
         model.save(path)

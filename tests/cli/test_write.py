@@ -2,10 +2,14 @@
 
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import keras_lc as package
 from keras_lc.loader import load_named
 from keras_lc.store import record
 from tests.cli.commands import keras_lc
@@ -82,6 +86,25 @@ def test_export_refuses_what_it_does_not_know(training, tmp_path):
     flip(training / "cp-0002.lcd")
     keras_lc("export", training / "cp-0003", tmp_path / "a.npz", code=2)
     assert file_names(tmp_path) == {"training"}
+
+
+def test_what_needs_keras_says_so_where_there_is_none(training):
+    code = (
+        "import sys; sys.modules['keras'] = None\n"
+        "from keras_lc.cli import app; app(['export', 'training/best', 'x.keras'])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=training.parent,
+        env={"PYTHONPATH": str(Path(package.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("keras-lc: a .keras file is written by Keras")
+    assert ran.stderr.count("\n") == 1
+    assert file_names(training.parent) == {"training"}
 
 
 def test_pack_and_unpack_lead_back(training):
