@@ -83,7 +83,7 @@ def within(name, allowed):
         ("preempt", set(), {"keras_lc.errors"}),
         ("schedule", set(), {"keras_lc.errors"}),
         ("skip", set(), {"keras_lc.errors"}),
-        ("figures", {"rich"}, {"keras_lc.figures", "keras_lc.errors"}),
+        ("figures", {"click"}, {"keras_lc.figures", "keras_lc.errors"}),
         ("monitors", set(), {"keras_lc.errors", "keras_lc.store"}),
     ],
 )
@@ -153,5 +153,5 @@ def test_no_framework_is_imported(code, tmp_path):
     ],
 )
 def test_what_reads_no_more_than_headers_is_cheap(code, tmp_path):
-    check = "assert not {'numpy', 'h5py', 'pcodec', 'rich', 'asyncio'} & set(sys.modules)"
+    check = "assert not {'numpy', 'h5py', 'pcodec', 'asyncio'} & set(sys.modules)"
     run_fresh(f"import sys\ntry: {code}\nexcept SystemExit: pass\n{check}", tmp_path)

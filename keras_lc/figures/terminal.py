@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import shutil
+import textwrap
+from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
+import click
 
 from keras_lc.figures import Figures, Table
+
+_ROOM = 20  # characters from which on the last column is wrapped in its place
 
 
 def show(figures: Figures) -> None:
     """Print on stdout, as wide as the terminal is."""
-    console = Console(highlight=False)
+    width = shutil.get_terminal_size().columns
     for part in figures.parts():
-        console.print(_table(part) if isinstance(part, Table) else Text(str(part)))
+        lines = _table(part, width) if isinstance(part, Table) else iter([str(part)])
+        click.echo("\n".join(lines))
 
 
-def _table(table: Table) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    for column in table.columns:
-        side: Literal["right", "left"] = "right" if column.right else "left"
-        drawn.add_column(Text(column.title), justify=side, no_wrap=column is not table.columns[-1])
-    for number, row in enumerate(table.rows):
-        cells = [
-            "" if row.get(column.key) is None else Text(column.show(row[column.key]))
-            for column in table.columns
-        ]
-        drawn.add_row(*cells, style="red" if number in table.marked else None)
-    return drawn
+def _table(table: Table, width: int) -> Iterator[str]:
+    """A line a row, and more where the last column does not fit."""
+    columns = table.columns
+    rows = [
+        ["" if row.get(column.key) is None else column.show(row[column.key]) for column in columns]
+        for row in table.rows
+    ]
+    head = [column.title for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
+    before = sum(widths[:-1]) + len(widths) - 1
+    room = width - before if width - before >= _ROOM else max(1, widths[-1])
+    widths[-1] = min(widths[-1], room)
+    for number, row in enumerate([head, *rows]):
+        *cells, last = row
+        for part in textwrap.wrap(last, room) or [""]:
+            aligned = (
+                cell.rjust(size) if column.right else cell.ljust(size)
+                for cell, size, column in zip([*cells, part], widths, columns, strict=True)
+            )
+            line = " ".join(aligned).rstrip()
+            bad = number - 1 in table.marked
+            yield click.style(line, dim=number == 0 or None, fg="red" if bad else None)
+            cells = [""] * len(cells)

@@ -98,6 +98,8 @@ class Detail(Figures):
         yield f"codec: {self.codec or 'whole'}; {self._accuracy()}"
         smaller = f", {words.ratio(self.full / self.nbytes)} smaller" if self.full else ""
         yield f"stored: {words.size(self.nbytes)}{smaller}; digest {self.digest[:12]}"
+        if len(self.chain) == 1 and self.kind == "delta" and self.damaged:
+            return  # no chain leads here
         read = f"{words.size(self.read)} in {words.count(len(self.chain), 'record')}"
         yield f"chain: {read} to restore {words.size(self.state) if self.state else 'it'}"
         yield _table(self.chain)

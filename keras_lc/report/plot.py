@@ -192,7 +192,7 @@ def _heat(axes: Any, drawn: History, values: np.ndarray, by: np.ndarray, title: 
     axes.set_yticks(range(len(chosen)), [_short(drawn.tensors[i]) for i in chosen])
     _frame(axes, title, what)
     axes.tick_params(axis="y", labelsize=8 if len(chosen) <= 12 else 5)
-    axes.figure.colorbar(picture, ax=axes).ax.tick_params(labelsize=8)
+    axes.figure.colorbar(picture, ax=axes).ax.tick_params(which="both", labelsize=8)
 
 
 def _short(label: str) -> str:

@@ -1,6 +1,5 @@
 """plot, report, and figures in a notebook and a terminal."""
 
-import io
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import keras_lc as package
 from keras_lc.figures import terminal
@@ -160,15 +158,19 @@ def test_figures_in_a_notebook(training):
 
 def test_figures_in_a_terminal(training, monkeypatch):
     (training / "x.lcd").write_bytes(b"")
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    monkeypatch.setattr(terminal, "Console", lambda **options: console)
-    terminal.show(package.show(training))
-    text = console.file.getvalue()
-    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-    assert "val_loss" in plain
-    assert "6 checkpoints" in plain
-    assert re.search(r"\x1b\[31m.*x\.lcd", text)
-    assert max(map(len, plain.splitlines())) <= 100
+    lines = []
+    monkeypatch.setattr(terminal.click, "echo", lambda text: lines.extend(text.splitlines()))
+    for width in (100, 130):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines.clear()
+        terminal.show(package.show(training))
+        plain = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in lines]
+        assert max(map(len, plain)) <= width
+        assert "val_loss" in plain[0]
+        assert plain[-1].startswith("6 checkpoints")
+        assert next(line for line in lines if "x.lcd" in line).startswith("\x1b[31m")
+        text = " ".join(line[plain[0].index("damaged") :] for line in plain[7:-1])
+        assert "the file does not begin like a checkpoint." in text
 
 
 def test_a_listing_that_no_one_reads_is_no_traceback(training):
