@@ -57,9 +57,15 @@ def frame_of(path: str, epoch: int) -> Frame:
     """A plain checkpoint file as a state; its tensors are named by their places in the file.
 
     Raises:
-        NotFoundError, OptionError, DamagedError, MismatchError: as for `plain.read`.
+        NotFoundError, OptionError, DamagedError: as for `plain.read`.
+        MismatchError: as there, or layers have put files into it, such as vocabularies.
     """
     content = plain.read(path)
+    if content.assets:
+        raise MismatchError(
+            f"{path!r} holds files of layers ({', '.join(content.assets)}), which only a callback "
+            "can take; import files of the weights alone (.weights.h5)."
+        )
     about: dict[str, Any] = {"framework": "file", "source": Path(path).suffix}
     if content.model is not None:
         about["model"] = content.model

@@ -18,7 +18,7 @@ from keras_lc.dtypes import parse_dtype
 from keras_lc.errors import DamagedError, MismatchError, NotFoundError, OptionError
 from keras_lc.store import base, safetensors
 
-_WEIGHTS, _CONFIG = "model.weights.h5", "config.json"  # in a .keras file
+_WEIGHTS, _CONFIG, _ASSETS = "model.weights.h5", "config.json", "assets/"  # in a .keras file
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Plain:
         arrays: by their places in the HDF5 file, or by the names of the file.
         names: groups of the HDF5 file to the names that Keras gave their owners.
         model: configuration of the model, where it is stored.
+        assets: names of the files that layers have put beside their arrays.
     """
 
     arrays: dict[str, np.ndarray]
     names: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] | None = None
+    assets: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str]) -> Plain:
@@ -93,7 +95,9 @@ def _model(data: bytes) -> Plain:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         inner = _weights(archive.read(_WEIGHTS))
         config = json.loads(archive.read(_CONFIG))
-    return Plain(inner.arrays, inner.names, config if isinstance(config, dict) else None)
+        assets = tuple(name for name in archive.namelist() if name.startswith(_ASSETS))
+    model = config if isinstance(config, dict) else None
+    return Plain(inner.arrays, inner.names, model, assets)
 
 
 # What torch saves is not here: it is a pickle.
