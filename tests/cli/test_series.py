@@ -12,6 +12,7 @@ from keras_lc import LCModelCheckpoint
 from keras_lc.core import PRESETS
 from keras_lc.loader import load_named
 from keras_lc.series import _epochs, frame_of
+from keras_lc.store import digest
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES
 from tests.toy import file_names, load_all, same
@@ -89,6 +90,19 @@ def test_a_lossy_import_says_how_far_it_is_off(plain, tmp_path):
         assert row["error"] == pytest.approx(np.linalg.norm(way) / np.linalg.norm(values))
         assert 0 < row["error"] < PRESETS["balanced"].largest_share
     assert ran["after"] < ran["before"] / 3
+
+
+def test_a_file_is_made_of_the_whole_base(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "BLOCK", 256)  # so that a delta needs some blocks and not others
+    directory, _ = plain
+    files = [directory / f"cp-{i}.weights.h5" for i in (1, 2)]
+    keras_lc("import", *files, "--to", tmp_path / "chain", "--codec", "balanced")
+    found = load_named(tmp_path / "chain" / "cp-2")
+    assert found.base.absent
+    model = dense(units=64)
+    package.restore(tmp_path / "chain" / "cp-2", model)
+    arrays = found.decoder.reconstruction
+    assert equal(model.layers[0].get_weights()[:1], [arrays["layers/dense/vars/0"]])
 
 
 def test_roles_are_given_only_where_they_are_certain(plain):
