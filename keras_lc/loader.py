@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 
 import numpy as np
 
@@ -73,20 +74,18 @@ def load(directory: Directory, contents: Contents, target: Stored, whole: bool =
 
 def _follow(directory: Directory, route: list[Stored], whole: bool) -> Decoded:
     """Decode a base and what leads on from it; the next deltas are read meanwhile."""
-    start, *deltas = route
-    what = f"restoring {route[-1].name}"
+    deltas, decoded = route[1:], None
     with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
         blobs = deque(readers.submit(_delta, directory, stored) for stored in deltas[:_AHEAD])
-        steps = shown(deltas, len(deltas), what)
-        with _blaming(directory, start):
-            decoded = _base(directory, start, blobs[0] if blobs and not whole else None)
-        for number, stored in enumerate(steps):
+        later = iter(deltas[_AHEAD:])
+        for stored in shown(route, len(route), f"restoring {route[-1].name}"):
             with _blaming(directory, stored):
+                if decoded is None:
+                    decoded = _base(directory, stored, blobs[0] if blobs and not whole else None)
+                    continue
                 decoded.decoder.decode(blobs.popleft().result())
-            blobs.extend(
-                readers.submit(_delta, directory, later)
-                for later in deltas[number + _AHEAD : number + _AHEAD + 1]
-            )
+            blobs.extend(readers.submit(_delta, directory, one) for one in islice(later, 1))
+    assert decoded is not None
     return decoded
 
 
