@@ -3,6 +3,7 @@
 A save goes down, a restore comes back up, and nothing goes anywhere else:
 
     fit()          callback.py      Keras' events; schedule.py says when a save is due,
+      |            torch/           or a loop of PyTorch instead,
       |            resume.py        where to go on; preempt.py hears signals
       |            saver.py         the checkpoints of one run, from the first to the last
       |            capture/         the training state, copied to named numpy arrays
@@ -76,8 +77,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "core":
-        return import_module(f"{__name__}.core")
+    if name in ("core", "torch"):
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

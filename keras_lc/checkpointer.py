@@ -20,11 +20,11 @@ from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules, TensorSpec
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
-from keras_lc.listing import CheckpointInfo, describe
+from keras_lc.listing import CheckpointInfo, describe, strip_suffix
 from keras_lc.loader import Loaded, load
 from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
-from keras_lc.store.locate import directory_at
+from keras_lc.store.locate import directory_at, split
 from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
@@ -138,14 +138,7 @@ class Checkpointer:
         The arrays of the snapshot must stand until then, so call `wait` before they are
         overwritten. A snapshot that is described (has a layout) becomes a base.
         """
-        header = {
-            "name": name,
-            "epoch": epoch,
-            "batch": batch,
-            "step": snapshot.step,
-            "logs": _plain_logs(logs or {}),
-        }
-        index.check_name(name)
+        header = _header(snapshot, name, epoch, batch, logs or {})
         self.wait()
         with self._failures():
             self._background.submit(lambda: self._commit(snapshot, header, codec))
@@ -183,6 +176,7 @@ class Checkpointer:
                 return
 
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
+        snapshot.ready()
         self.directory.make()
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
@@ -201,10 +195,7 @@ class Checkpointer:
                 f"no delta is built on it now: {' '.join(contents.faults)}"
             )
         encoder, self._encoder = self._encoder, None  # until this save is durable
-        header |= {
-            "serial": contents.next_serial,
-            "saved_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        }
+        header |= _stamp(contents.next_serial)
         if encoder is None or snapshot.layout is not None:
             encoder = None  # its state goes before the next one comes
             stored = self._write_base(contents, snapshot, header)
@@ -326,6 +317,45 @@ class Checkpointer:
             pack.remove(self.directory, contents, drop)
             contents = index.scan(self.directory)
         return contents
+
+
+def save_alone(
+    path: str | os.PathLike[str],
+    snapshot: Snapshot,
+    epoch: int,
+    batch: int = 0,
+    logs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a snapshot that is described as one base, in the place of one that is there.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    parent, last = split(os.fspath(path))
+    directory, name = directory_at(parent), strip_suffix(last)
+    header = _header(snapshot, name, epoch, batch, logs or {}) | _stamp(0) | {"kind": "base"}
+    snapshot.ready()
+    directory.make()
+    layout = snapshot.layout or {}
+    base.write(directory, name + index.BASE, header, snapshot.arrays, layout, snapshot.about)
+
+
+def _header(
+    snapshot: Snapshot, name: str, epoch: int, batch: int, logs: Mapping[str, Any]
+) -> dict[str, Any]:
+    index.check_name(name)
+    return {
+        "name": name,
+        "epoch": epoch,
+        "batch": batch,
+        "step": snapshot.step,
+        "logs": _plain_logs(logs),
+    }
+
+
+def _stamp(serial: int) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"serial": serial, "saved_at": now}
 
 
 def _retired(stored: Stored) -> str:

@@ -32,7 +32,9 @@ class Restored:
     logs: dict[str, float]
 
 
-def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Restored | None:
+def restore_latest(
+    directory: str | os.PathLike[str], model: Any = None, *, as_numpy: bool = False
+) -> Restored | None:
     """Put the newest intact checkpoint of a directory back.
 
     Args:
@@ -40,6 +42,8 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
         model: a compiled `keras.Model` of the architecture that was saved, changed in place;
             one that is not compiled takes weights and seeds, without the optimizer. Without a
             model, the compiled one is rebuilt from the stored configuration.
+        as_numpy: give the state as it is stored, in place of a model: a mapping of names to
+            read-only arrays. This needs neither Keras nor PyTorch.
 
     Returns:
         What was restored, or None when there is no checkpoint yet.
@@ -55,15 +59,17 @@ def restore_latest(directory: str | os.PathLike[str], model: Any = None) -> Rest
         True
     """
     loaded = load_latest(directory)
-    return None if loaded is None else put_back(loaded, model)
+    if loaded is None:
+        return None
+    return restored(loaded, loaded.decoder.reconstruction) if as_numpy else put_back(loaded, model)
 
 
-def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
+def restore(path: str | os.PathLike[str], model: Any = None, *, as_numpy: bool = False) -> Restored:
     """Put one checkpoint back.
 
     Args:
         path: for example `"training/cp-0007"`, with or without suffix.
-        model: as for `restore_latest`.
+        model, as_numpy: as for `restore_latest`.
 
     Raises:
         NotFoundError: there is no such checkpoint; near names are listed.
@@ -78,11 +84,17 @@ def restore(path: str | os.PathLike[str], model: Any = None) -> Restored:
         ...     print(error)
         there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
     """
-    return put_back(load_named(path), model)
+    loaded = load_named(path)
+    return restored(loaded, loaded.decoder.reconstruction) if as_numpy else put_back(loaded, model)
 
 
 def put_back(loaded: Loaded, model: Any) -> Restored:
     """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
+    if loaded.base.about.get("framework") == "torch":
+        raise MismatchError(
+            f"{loaded.info.path!r} was saved by keras_lc.torch: restore it with "
+            "`keras_lc.torch.load` into torch objects, or with as_numpy=True as arrays."
+        )
     from keras_lc.capture import files  # these bring Keras and its backend
     from keras_lc.capture.configuration import rebuild
     from keras_lc.capture.keras import KerasCapture
@@ -98,5 +110,10 @@ def put_back(loaded: Loaded, model: Any) -> Restored:
             KerasCapture(model).restore(arrays, about, loaded.base.arrays)
     except MismatchError as error:
         raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
+    return restored(loaded, model)
+
+
+def restored(loaded: Loaded, model: Any) -> Restored:
+    """What is told of a checkpoint that is in `model` now."""
     info = loaded.info
     return Restored(model, info.path, info.epoch, info.batch, info.step, info.logs)

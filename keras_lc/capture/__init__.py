@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ class Snapshot:
         layout: where a base stores them for its framework to find (HDF5 path to a tensor's
             name or to an array); None until the snapshot is described.
         about: JSON on the state, stored in a base: configuration, labels of the tensors.
+        ready: returns when the arrays hold what they should, where a device still copies.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -31,6 +32,7 @@ class Snapshot:
     step: int
     layout: dict[str, str | np.ndarray] | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    ready: Callable[[], None] = lambda: None
 
 
 class Source(Protocol):

@@ -1,13 +1,11 @@
 """What a run is besides weights and optimizer: random states, metrics, callbacks, counters.
 
 It is stored as tensors named `run/...`, so that what does not change costs nothing in a delta.
-Text is JSON as bytes; spaces fill it up, for a delta cannot change a shape. What grows has a text
-of its own and grows at its end, so that nothing is moved.
+What grows has a text of its own and grows at its end, so that nothing is moved.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ import keras
 import numpy as np
 from keras.src.callbacks.monitor_callback import MonitorCallback
 
-from keras_lc.capture import RUN, Snapshot, randomness
+from keras_lc.capture import RUN, Snapshot, randomness, text
 from keras_lc.core import TensorSpec
 from keras_lc.errors import DamagedError
 
@@ -66,8 +64,9 @@ def extended(
         best = callback.best_weights or [arrays[f"weights/{j}"] for j in range(len(model.weights))]
         for j, array in enumerate(best):
             add(f"best/{i}/{j}", np.asarray(array), roles[f"weights/{j}"])
-    add("notes", _text({**notes, "callbacks": [_state(c) for c in callbacks]}, least=1 << 12))
-    add("history", _text(_rows(callbacks), least=1 << 16))
+    kept = {"callbacks": [_state(callback) for callback in callbacks]}
+    add("notes", text.packed(_told({**notes, **kept}), least=1 << 12))
+    add("history", text.packed(_told(_rows(callbacks)), least=1 << 16))
     return replace(snapshot, arrays=arrays, specs=specs)
 
 
@@ -88,8 +87,8 @@ def notes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     if _NOTES not in arrays:
         return None
     try:
-        notes = dict(_meant(json.loads(arrays[_NOTES].tobytes())))
-        notes["history"] = _meant(json.loads(arrays[_HISTORY].tobytes()))
+        notes = dict(_meant(text.unpacked(arrays[_NOTES])))
+        notes["history"] = _meant(text.unpacked(arrays[_HISTORY]))
         wanted = ("fit", "first", "seed", "schedule", "callbacks", "history")
         return {key: notes[key] for key in wanted}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -169,12 +168,6 @@ def _rows(callbacks: Sequence[Any]) -> list[dict[str, Any]]:
             longest = max(map(len, columns.values()))
             return [{k: v[i] for k, v in columns.items() if i < len(v)} for i in range(longest)]
     return []
-
-
-def _text(value: Any, least: int) -> np.ndarray:
-    text = json.dumps(_told(value)).encode()
-    size = max(least, 1 << (len(text) + len(text) // 4).bit_length())
-    return np.frombuffer(text.ljust(size), np.uint8)
 
 
 def _state(callback: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lc import workers
+from keras_lc.capture import copies
 from keras_lc.core import TensorSpec
 
 
@@ -90,24 +90,12 @@ def torch_buffers(model: Any) -> list[TorchBuffer]:
 
 def copied(value: Any) -> np.ndarray:
     """A copy of what a variable, a buffer or an array holds."""
-    return _fill((_view(value), None))
+    return copies.fill(_view(value), None)
 
 
 def all_copied(values: Iterable[Any], buffers: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
-    """Copies of the values of variables, into the buffers where they fit, by several threads: one
-    alone does not use all that the memory can do."""
-    # the values are asked for in this thread, as there is room
-    pairs = zip(map(_view, values), buffers, strict=True)
-    with workers.start() as threads:
-        yield from workers.ordered(threads, _fill, pairs)
-
-
-def _fill(pair: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
-    view, buffer = pair
-    if buffer is None or buffer.shape != view.shape or buffer.dtype != view.dtype:
-        buffer = np.empty(view.shape, view.dtype)
-    np.copyto(buffer, view)
-    return buffer
+    """Copies of the values of variables, into the buffers where they fit."""
+    return copies.filled(map(_view, values), buffers)
 
 
 def _view(value: Any) -> np.ndarray:
@@ -123,13 +111,9 @@ def _view(value: Any) -> np.ndarray:
 
 
 def _torch_view(tensor: Any) -> np.ndarray:
-    import torch
+    from keras_lc.capture.torch.tensors import array_of
 
-    if tensor.dtype != torch.bfloat16:
-        return np.asarray(tensor.detach().numpy())
-    import ml_dtypes
-
-    return np.asarray(tensor.detach().view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+    return array_of(tensor)
 
 
 _VIEWS: dict[str, Any] = {

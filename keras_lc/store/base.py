@@ -261,15 +261,15 @@ def _store(h5: h5py.File, place: str, array: np.ndarray) -> None:
 def _create(h5: h5py.File, place: str, array: np.ndarray) -> h5py.Dataset:
     stored = _storable(array)
     dataset = h5.create_dataset(place, stored.shape, stored.dtype)
-    if array.dtype.name == "bfloat16":
-        dataset.attrs["dtype"] = "bfloat16"  # how Keras marks it
+    if array.dtype.name.startswith(("bfloat", "float8")):
+        dataset.attrs["dtype"] = array.dtype.name  # how Keras marks it
     return dataset
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind in "SU":  # of these HDF5 takes only the bytes
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return array
+    return array.view(np.uint8) if array.dtype.name.startswith("float8") else array
 
 
 def _blank(dtype: np.dtype[Any], shape: list[int], limit: int) -> np.ndarray:
