@@ -30,7 +30,11 @@ def export(
             `.weights.h5`, for `model.load_weights`; `.keras`, the whole model, for which Keras
             rebuilds it; `.safetensors`, weights, seeds and optimizer by the paths of their
             variables, or as `weights/0`, ... where several share a path; `.npz`, the same for
-            `numpy.load`. Keras' own formats leave seeds out. Only `.keras` needs Keras.
+            `numpy.load`. Keras' own formats leave seeds out. Only `.keras` needs Keras. Of a
+            checkpoint of PyTorch, `.safetensors` becomes the model's `state_dict`, and `.pt` (which
+            needs PyTorch) a mapping that `torch.load(target, weights_only=True)` takes: `model`,
+            `optimizer`, `scheduler` and `scaler`, each as its `load_state_dict` takes it, and
+            `extra`, `epoch`, `batch`, `step` and `logs`.
         overwrite: whether a file that is there already may be replaced.
 
     Raises:
@@ -88,13 +92,28 @@ def _model(loaded: Loaded, file: BinaryIO) -> None:
 
 
 def _tensors(loaded: Loaded, file: BinaryIO) -> None:
-    info, arrays = loaded.info, loaded.decoder.reconstruction
+    info, arrays, about = loaded.info, loaded.decoder.reconstruction, loaded.base.about
     metadata = {"epoch": info.epoch, "batch": info.batch, "step": info.step}
-    safetensors.write(
-        file,
-        {label: arrays[name] for name, label in _labels(loaded).items()},
-        {key: str(value) for key, value in metadata.items()},
-    )
+    if about.get("framework") == "torch":
+        tied, labels = about["tied"], {label: name for name, label in about["labels"].items()}
+        named = {label: arrays[tied.get(name, name)] for label, name in labels.items()}
+        metadata |= {"format": "pt"}
+    else:
+        named = {label: arrays[name] for name, label in _labels(loaded).items()}
+    safetensors.write(file, named, {key: str(value) for key, value in metadata.items()})
+
+
+def _torch(loaded: Loaded, file: BinaryIO) -> None:
+    if loaded.base.about.get("framework") != "torch":
+        raise MismatchError(
+            f"{loaded.info.path!r} was not saved by keras_lc.torch, so that there is nothing for "
+            "a .pt file; export to .safetensors."
+        )
+    from keras_lc.capture.torch import exporting
+
+    info = loaded.info
+    told = {"epoch": info.epoch, "batch": info.batch, "step": info.step, "logs": info.logs}
+    exporting.write(file, loaded.decoder.reconstruction, loaded.base.about, told)
 
 
 def _arrays(loaded: Loaded, file: BinaryIO) -> None:
@@ -123,4 +142,5 @@ _WRITERS: dict[str, Callable[[Loaded, BinaryIO], None]] = {
     ".keras": _model,
     ".safetensors": _tensors,
     ".npz": _arrays,
+    ".pt": _torch,
 }

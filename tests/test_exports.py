@@ -145,7 +145,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
 def test_what_is_asked_for_wrongly_is_told(trained, tmp_path):
     directory, _ = trained
     with pytest.raises(OptionError, match=r"\.safetensors"):
-        export(directory / "cp-1", tmp_path / "model.pt")
+        export(directory / "cp-1", tmp_path / "model.onnx")
     with pytest.raises(NotFoundError, match="cp-4"):
         export(directory / "cp-4", tmp_path / "a.keras")
     with pytest.raises(StoreError, match="missing"):

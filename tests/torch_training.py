@@ -59,8 +59,8 @@ def same(ours, theirs):
     if isinstance(ours, torch.Tensor):
         ours, theirs = ours.detach().resolve_conj(), theirs.detach().resolve_conj()
         return ours.dtype == theirs.dtype and torch.equal(
-            ours.reshape(-1).view(torch.uint8),
-            theirs.reshape(-1).view(torch.uint8),
+            ours.reshape(-1).contiguous().view(torch.uint8),
+            theirs.reshape(-1).contiguous().view(torch.uint8),
         )
     if isinstance(ours, dict):
         return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in ours)

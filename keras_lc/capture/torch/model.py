@@ -27,7 +27,7 @@ class ModelState:
         tensors: each once, by the first of its names: `weights/<key>` for a parameter,
             `buffers/<key>` for a buffer, the keys being those of `state_dict` without the
             prefixes of wrappers.
-        keys: name of each tensor to its key.
+        keys: every name to its key.
         tied: every further name of a tensor, to the one that it is kept by.
         extra: key to what a module's `get_extra_state` gave.
         holders: key to the module that takes it back.
@@ -47,8 +47,9 @@ class ModelState:
     def add(self, name: str, key: str, tensor: torch.Tensor) -> None:
         """One more tensor, or one more name of a tensor."""
         first = self._names.setdefault(identity(tensor), name)
+        self.keys[name] = key
         if first == name:
-            self.tensors[name], self.keys[name] = tensor, key
+            self.tensors[name] = tensor
         else:
             self.tied[name] = first
 

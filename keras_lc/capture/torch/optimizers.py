@@ -119,19 +119,36 @@ def load(
         for group, named in zip(optimizer.param_groups, groups, strict=True)
         for parameter, name in zip(group["params"], named, strict=True)
     }
-    states = {
-        numbers.get(owner, owner): unflatten(state, _prefix(title, owner), array)
-        for owner, state in notes["state"].items()
-    }
-    options = [
-        {**unflatten(group, _group(title, i), array), "params": now["params"]}
-        for i, (group, now) in enumerate(zip(notes["groups"], held["param_groups"], strict=True))
-    ]
-    optimizer.load_state_dict({"state": states, "param_groups": options})
+    stored = state_dict(title, numbers, notes, array)
+    states = stored["state"]
+    optimizer.load_state_dict(stored)
     for number, parameter in parameters.items():
         loaded = optimizer.state.get(parameter)
         if loaded:
             loaded.update(_as_it_was(states.get(number, {}), loaded, parameter))
+
+
+def state_dict(
+    title: str, numbers: Mapping[str, int], notes: Mapping[str, Any], array: Array
+) -> dict[str, Any]:
+    """A stored state as `load_state_dict` takes it.
+
+    Args:
+        title: of the optimizer, as it was saved.
+        numbers: name of a parameter to its number.
+        notes: what was stored besides tensors.
+        array: gives a tensor of its own by kind and name.
+    """
+    states = {
+        numbers.get(owner, owner): unflatten(state, _prefix(title, owner), array)
+        for owner, state in notes["state"].items()
+    }
+    groups = [
+        unflatten(group, _group(title, i), array)
+        | {"params": [numbers[name] for name in group["params"]]}
+        for i, group in enumerate(notes["groups"])
+    ]
+    return {"state": states, "param_groups": groups}
 
 
 def _as_it_was(value: Any, loaded: Any, parameter: torch.Tensor) -> Any:

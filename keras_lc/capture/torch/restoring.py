@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ class Source:
     arrays: Mapping[str, np.ndarray]
     like: Mapping[str, np.ndarray]
     about: Mapping[str, Any]
-    names: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def notes(self) -> dict[str, Any]:
         """What was stored besides tensors."""
