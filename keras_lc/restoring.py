@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +65,21 @@ def restore_latest(
     return restored(loaded, loaded.decoder.reconstruction) if as_numpy else put_back(loaded, model)
 
 
-def restore(path: str | os.PathLike[str], model: Any = None, *, as_numpy: bool = False) -> Restored:
+def restore(
+    path: str | os.PathLike[str],
+    model: Any = None,
+    *,
+    as_numpy: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> Restored:
     """Put one checkpoint back.
 
     Args:
         path: for example `"training/cp-0007"`, with or without suffix.
         model, as_numpy: as for `restore_latest`.
+        names: for weights that PyTorch has saved: path of each weight of the model, or
+            `weights/3`, to its key there, with `.T` behind it if it is to be transposed. The
+            rest of the model stays as it is.
 
     Raises:
         NotFoundError: there is no such checkpoint; near names are listed.
@@ -85,15 +95,18 @@ def restore(path: str | os.PathLike[str], model: Any = None, *, as_numpy: bool =
         there is no checkpoint 'cp-0001' in 'no/such/directory'; it holds none.
     """
     loaded = load_named(path)
-    return restored(loaded, loaded.decoder.reconstruction) if as_numpy else put_back(loaded, model)
+    if as_numpy:
+        return restored(loaded, loaded.decoder.reconstruction)
+    return put_back(loaded, model, names)
 
 
-def put_back(loaded: Loaded, model: Any) -> Restored:
+def put_back(loaded: Loaded, model: Any, names: Mapping[str, str] | None = None) -> Restored:
     """Put a checkpoint into a model, or, for None, into one that is rebuilt."""
-    if loaded.base.about.get("framework") == "torch":
+    if loaded.base.about.get("framework") == "torch" and (model is None or names is None):
         raise MismatchError(
             f"{loaded.info.path!r} was saved by keras_lc.torch: restore it with "
-            "`keras_lc.torch.load` into torch objects, or with as_numpy=True as arrays."
+            "`keras_lc.torch.load` into torch objects, with as_numpy=True as arrays, or with "
+            "`names` into a Keras model."
         )
     from keras_lc.capture import files  # these bring Keras and its backend
     from keras_lc.capture.configuration import rebuild
@@ -101,13 +114,15 @@ def put_back(loaded: Loaded, model: Any) -> Restored:
 
     if model is None:
         model = rebuild(loaded.base.about, repr(loaded.info.path))
+    capture, arrays, about = KerasCapture(model), loaded.decoder.reconstruction, loaded.base.about
     try:
-        arrays, about = loaded.decoder.reconstruction, loaded.base.about
         if about.get("framework") == "file":
             start = load_named(loaded.info.path, whole=True) if loaded.base.absent else loaded
             files.load(model, about, lambda file: base.write_plain(file, start.base, arrays))
+        elif names is None:
+            capture.restore(arrays, about, loaded.base.arrays)
         else:
-            KerasCapture(model).restore(arrays, about, loaded.base.arrays)
+            capture.restore_weights(arrays, about, loaded.base.arrays, names)
     except MismatchError as error:
         raise MismatchError(f"{loaded.info.path!r} was not restored: {error}") from error
     return restored(loaded, model)

@@ -20,6 +20,7 @@ from keras_lc.capture import RUN, Snapshot, kept
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.matching import cast, faults, refuse
+from keras_lc.capture.naming import Place, find
 from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
 from keras_lc.capture.variables import Tensor, all_copied, copied, torch_buffers
 from keras_lc.core import TensorSpec, several
@@ -146,6 +147,41 @@ class KerasCapture:
         for tensor, array in zip(tensors.values(), several(arrays, tensors), strict=True):
             tensor.variable.assign(cast(array, tensor.variable.dtype))
         self._restore_states(arrays)
+
+    def restore_weights(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        about: Mapping[str, Any],
+        like: Mapping[str, np.ndarray],
+        names: Mapping[str, str],
+    ) -> None:
+        """Put the weights of a checkpoint of another framework into a built model, and nothing
+        else.
+
+        Args:
+            arrays, about, like: as for `restore`.
+            names: path of each weight, or `weights/3`, to what the checkpoint calls it, as for
+                `naming.find`.
+
+        Raises:
+            MismatchError: a weight is not named, or does not fit; the model is unchanged.
+        """
+        places: list[Place] = []
+        unfit: list[str] = []
+        for i, weight in enumerate(self.model.weights):
+            wanted = names.get(weight.path, names.get(f"weights/{i}"))
+            place = None if wanted is None else find(wanted, like, about.get("labels", {}))
+            title = f"weights/{i} ({weight.path}, shape {tuple(weight.shape)})"
+            if place is None:
+                unfit.append(f"{title} is {wanted!r} in `names`, which the checkpoint has not")
+            elif (shape := place.seen(like[place.name]).shape) != tuple(weight.shape):
+                unfit.append(f"{title} has shape {shape} in the checkpoint, as {place.name}")
+            else:
+                places.append(place)
+        refuse(unfit, "Name a weight for each, with `.T` behind one that is to be transposed.")
+        stored = several(arrays, [place.name for place in places])
+        for weight, place, array in zip(self.model.weights, places, stored, strict=True):
+            weight.assign(cast(place.seen(array), weight.dtype))
 
     def _restore_states(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Those of recurrent layers, which are of one batch size."""

@@ -303,7 +303,8 @@ def load(
         path: for example `"training/cp-000128"`, with or without suffix.
         model, optimizer, scheduler, scaler, strict, random: as for `Checkpointer.restore_latest`.
         names: key of a tensor of the model to what the checkpoint calls it, where that is
-            something else: a key of another model, or the path of a variable of Keras.
+            something else: a key of another model, or the path of a variable of Keras; `.T`
+            behind it transposes, as the kernel of a dense layer needs.
 
     Raises:
         NotFoundError, MismatchError, DamagedError: as for `Checkpointer.restore`.

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from keras_lc.capture import RUN, randomness, text
+from keras_lc.capture.naming import Place, find
 from keras_lc.capture.torch import NOTES, RANDOM, Training, optimizers
 from keras_lc.capture.torch.model import ModelState, state_of
 from keras_lc.capture.torch.tensors import assign, dtype_name, tensor_of
-from keras_lc.capture.tree import escaped, unflatten
+from keras_lc.capture.tree import unflatten
 from keras_lc.errors import DamagedError, MismatchError
 
 _MODEL = ("weights/", "buffers/")
@@ -28,8 +29,8 @@ class Source:
         arrays: every tensor by name; each may be computed when asked for.
         like: arrays of the same shapes and dtypes that are there already.
         about: what `TorchCapture.described`, or the capture of another framework, told of it.
-        names: key of the model to the name that the tensor has in the checkpoint, where it is
-            another one: a key of another torch model, or the path of a Keras variable.
+        names: key of the model to what the checkpoint calls the tensor, as for `find`, where
+            that is something else.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -47,15 +48,12 @@ class Source:
             raise DamagedError("the notes on the run are none of a torch training.")
         return notes
 
-    def name_of(self, ours: str, key: str) -> str | None:
-        """The name here of a tensor of the model, None if it is not here."""
-        if key not in self.names:
-            tied = self.about.get("tied", {})
-            return next((name for name in (ours, tied.get(ours)) if name in self.like), None)
-        wanted = self.names[key]
-        labels = {label: name for name, label in self.about.get("labels", {}).items()}
-        guesses = [wanted, labels.get(wanted), *(group + escaped(wanted) for group in _MODEL)]
-        return next((name for name in guesses if name in self.like), None)
+    def find(self, ours: str, key: str) -> Place | None:
+        """Where a tensor of the model is, None if it is not here."""
+        if key in self.names:
+            return find(self.names[key], self.like, self.about.get("labels", {}))
+        tied = self.about.get("tied", {})
+        return next((Place(name) for name in (ours, tied.get(ours)) if name in self.like), None)
 
     def leaf(self, kind: str, name: str) -> Any:
         """A tensor, or an array, of its own memory."""
@@ -117,14 +115,14 @@ def restore(
 def _tensors(model: ModelState, source: Source) -> Iterator[_Part]:
     used = set()
     for name, tensor in model.tensors.items():
-        place = source.name_of(name, model.keys[name])
+        place = source.find(name, model.keys[name])
         shape, dtype = tuple(tensor.shape), dtype_name(tensor)
         if place is None:
             yield _Part(fault=f"{name} (shape {shape}) is in the model, not in the checkpoint")
             continue
-        used.add(place)
-        stored = source.like[place]
-        called = name if place == name else f"{name} ({place} in the checkpoint)"
+        used.add(place.name)
+        stored = place.seen(source.like[place.name])
+        called = name if place.name == name else f"{name} ({place.name} in the checkpoint)"
         if stored.shape != shape:
             fault = f"{called} has shape {shape} in the model and {stored.shape} in the checkpoint"
             yield _Part(fault=fault)
@@ -142,8 +140,8 @@ def _tensors(model: ModelState, source: Source) -> Iterator[_Part]:
             yield _Part(fault=fault)
 
 
-def _assign(tensor: torch.Tensor, source: Source, place: str) -> None:
-    assign(tensor, source.arrays[place])
+def _assign(tensor: torch.Tensor, source: Source, place: Place) -> None:
+    assign(tensor, place.seen(source.arrays[place.name]))
 
 
 def _modules(model: ModelState, stored: Mapping[str, Any], source: Source) -> Iterator[_Part]:
