@@ -35,3 +35,17 @@ def test_a_recipe_for_on_saved(tmp_path, name):
     else:
         copies = [path for path in tmp_path.rglob("*.lcd") if path.parent.name == "checkpoints"]
         assert len(copies) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_pytorch_ends_as_one_that_never_was(tmp_path):
+    run = subprocess.run(
+        [sys.executable, shutil.copy(EXAMPLES / "torch_training.py", tmp_path)],
+        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "killed, started again:\ntrains from step " in run.stdout
+    assert "trains from step 0\n" in run.stdout.partition("never killed:")[2]
+    assert "the same, bit for bit" in run.stdout
+    assert run.stdout.count(" delta ") == 11
