@@ -49,3 +49,17 @@ def test_a_killed_training_of_pytorch_ends_as_one_that_never_was(tmp_path):
     assert "trains from step 0\n" in run.stdout.partition("never killed:")[2]
     assert "the same, bit for bit" in run.stdout
     assert run.stdout.count(" delta ") == 11
+
+
+@pytest.mark.slow
+def test_a_sharded_training_goes_on_with_another_number_of_ranks(tmp_path):
+    run = subprocess.run(
+        [sys.executable, shutil.copy(EXAMPLES / "torch_fsdp.py", tmp_path)],
+        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "2 ranks train from epoch 0\n" in run.stdout
+    assert "3 ranks train from epoch " in run.stdout.partition("both are killed\n")[2]
+    assert "epoch 6: loss " in run.stdout
+    assert run.stdout.count("-of-00003: base ") == 3

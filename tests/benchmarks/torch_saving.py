@@ -202,7 +202,9 @@ def main():
         blocked, added = {way: [] for way in ways}, {way: [] for way in ways}
         for number in range(options.rounds + 1):
             train(model, optimizer, options.steps)
-            for way, directory in zip(ways, directories, strict=True):
+            turn = number % len(ways)  # none is always the one after the training
+            pairs = list(zip(ways, directories, strict=True))
+            for way, directory in pairs[turn:] + pairs[:turn]:
                 before = taken(directory)
                 blocked[way].append(clocked(way.save, model, optimizer, number))
                 way.finish()

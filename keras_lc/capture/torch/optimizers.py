@@ -15,7 +15,7 @@ from keras_lc.core import TensorSpec
 from keras_lc.core.spec import Role
 from keras_lc.errors import OptionError
 
-_MOMENTS: dict[str, Role] = {
+MOMENTS: dict[str, Role] = {
     "exp_avg": "first_moment",
     "exp_avg_sq": "second_moment",
     "momentum_buffer": "first_moment",
@@ -201,7 +201,7 @@ def _moments(optimizer: Optimizer) -> Mapping[str, Role]:
     for kind in type(optimizer).__mro__:
         if kind.__module__.startswith("torch.optim") and kind.__name__ in _MOMENTS_OF:
             return _MOMENTS_OF[kind.__name__]
-    return _MOMENTS
+    return MOMENTS
 
 
 def _prefix(title: str, owner: str) -> str:
