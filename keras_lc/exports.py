@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def _model(loaded: Loaded, file: BinaryIO) -> None:
 
 def _tensors(loaded: Loaded, file: BinaryIO) -> None:
     info, arrays, about = loaded.info, loaded.decoder.reconstruction, loaded.base.about
-    metadata = {"epoch": info.epoch, "batch": info.batch, "step": info.step}
+    metadata: dict[str, Any] = {"epoch": info.epoch, "batch": info.batch, "step": info.step}
     if about.get("framework") == "torch":
         tied, labels = about["tied"], {label: name for name, label in about["labels"].items()}
         named = {label: arrays[tied.get(name, name)] for label, name in labels.items()}

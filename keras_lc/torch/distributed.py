@@ -76,18 +76,19 @@ class LCStorageWriter(StorageWriter):  # type: ignore[misc]
         self._buffers = Buffers()
         self._checkpointer: Checkpointer | None = None
         self._part = ""
-        self._name = ""
+        self._name = self._next = ""
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         return True
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        if checkpoint_id is None:
-            raise OptionError("pass a checkpoint_id such as 'cp-000120' to dcp.save.")
-        self._name = split(os.fspath(checkpoint_id))[1]
+        self._next = split(os.fspath(checkpoint_id or ""))[1]
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        self._name, self._next = self._next, ""  # it is told before each save, or forgotten
+        if not self._name:
+            raise OptionError("pass a checkpoint_id such as 'cp-000120' to dcp.save.")
         several = distributed.is_available() and distributed.is_initialized()
         rank = kwargs.get("rank", distributed.get_rank() if several else 0)
         ranks = distributed.get_world_size() if several else 1

@@ -1,14 +1,20 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch_sharded
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch_training import same
 
 import keras_lc
 from keras_lc.capture.torch.shards import specs_of
+from keras_lc.torch.distributed import LCStorageReader, LCStorageWriter
 
 
 def ranks(count, *arguments):
@@ -41,6 +47,57 @@ def test_saved_on_two_ranks_and_loaded_on_one_two_and_three(tmp_path):
     assert json.loads((tmp_path / "cp-3.json").read_text())["format"] == 1
     for count, number in [(1, 3), (2, 2), (3, 3)]:
         assert ranks(count, "load", tmp_path, f"cp-{number}") == [[saved[number - 1]]] * count
+
+
+def saved(directory, name="cp-1", value=1.0, writer=None):
+    state = {"a": {"w": torch.full((3, 2), value)}, "rates": (0.5, value), "none": None}
+    dcp.save(state, storage_writer=writer or LCStorageWriter(directory), checkpoint_id=name)
+    return state
+
+
+def loaded(path):
+    state = {"a": {"w": torch.zeros(3, 2)}, "rates": (), "none": 1}
+    dcp.load(state, storage_reader=LCStorageReader(path))
+    return state
+
+
+@pytest.fixture
+def alone():
+    """One process, which `torch.distributed.checkpoint` warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.distributed.*")
+        yield
+
+
+@pytest.mark.usefixtures("alone")
+def test_one_process_saves_and_loads_without_a_pickle(tmp_path):
+    writer = LCStorageWriter(tmp_path, codec="lossless")
+    states = {n: saved(tmp_path, f"cp-{n}", float(n), writer) for n in (1, 2)}
+    for number, state in states.items():
+        assert same(loaded(tmp_path / f"cp-{number}"), state)
+        document = json.loads((tmp_path / f"cp-{number}.json").read_text())
+        assert document["objects"]["rates"]["notes"] == {"$": "tuple", "of": [0.5, float(number)]}
+    kinds = [one.kind for one in keras_lc.list_checkpoints(tmp_path / "00000-of-00001")]
+    assert kinds == ["base", "delta"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_is_not_as_it_was_saved_is_told(tmp_path):
+    with pytest.raises(CheckpointException, match="there is no checkpoint"):
+        loaded(tmp_path / "cp-1")
+    saved(tmp_path)
+    before = (tmp_path / "cp-1.json").read_bytes()
+    saved(tmp_path, value=2.0)
+    (tmp_path / "cp-1.json").write_bytes(before)
+    with pytest.raises(CheckpointException, match="it has been written anew since"):
+        loaded(tmp_path / "cp-1")
+    (tmp_path / "cp-1.json").write_text("{}")
+    with pytest.raises(CheckpointException, match="cannot be read"):
+        loaded(tmp_path / "cp-1")
+    writer = LCStorageWriter(tmp_path)
+    saved(tmp_path, "cp-2", writer=writer)
+    with pytest.raises(CheckpointException, match="pass a checkpoint_id"):
+        saved(tmp_path, None, writer=writer)
 
 
 def test_moments_are_known_by_their_names():
