@@ -11,6 +11,7 @@ import pytest
 from keras_lc.errors import CheckpointError, DamagedError, NotFoundError, StoreError
 from keras_lc.listing import list_checkpoints
 from keras_lc.loader import Loaded, latest_checkpoint, load_latest, load_named
+from keras_lc.restoring import restore, restore_latest
 from keras_lc.store.index import INDEX
 from tests.toy import run, same, walk, warned
 
@@ -39,6 +40,17 @@ def right_or_refused(directory: Path, name: str, number: int) -> bool:
         return True
     assert same(found.decoder.reconstruction, STATES[number])
     return False
+
+
+def test_a_state_is_read_as_arrays(directory: Path, tmp_path: Path) -> None:
+    restored = restore(directory / "cp-0002", as_numpy=True)
+    assert (restored.step, restored.epoch) == (2, 2)
+    assert same(restored.model, STATES[1])
+    assert not next(iter(restored.model.values())).flags.writeable
+    newest = restore_latest(directory, as_numpy=True)
+    assert newest is not None
+    assert same(newest.model, STATES[2])
+    assert restore_latest(tmp_path / "none", as_numpy=True) is None
 
 
 def test_a_list_is_oldest_first_and_says_what_was_saved(directory: Path) -> None:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -51,7 +52,7 @@ def tensors_of(model, optimizer):
 
 
 class Copy:
-    """A plain copy into tensors that are there: what no saver can be faster than."""
+    """A plain copy into arrays that are there, by one thread."""
 
     title = "plain copy"
 
@@ -59,11 +60,11 @@ class Copy:
         self.copies = None
 
     def save(self, model, optimizer, step):
-        tensors = tensors_of(model, optimizer)
+        views = {name: tensor.numpy() for name, tensor in tensors_of(model, optimizer).items()}
         if self.copies is None:
-            self.copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        for name, tensor in tensors.items():
-            self.copies[name].copy_(tensor)
+            self.copies = {name: view.copy() for name, view in views.items()}
+        for name, view in views.items():
+            np.copyto(self.copies[name], view)
 
     def finish(self):
         pass

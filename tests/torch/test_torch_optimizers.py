@@ -118,6 +118,33 @@ def test_moments_are_known_and_all_else_is_exact(kind, options, roles):
         assert (spec.role, spec.of) == (role, None if role == "exact" else f"weights/{parameter}")
 
 
+def test_a_state_that_is_no_moment_by_its_shape_is_exact():
+    model, optimizer = build("SGD", {"momentum": 0.9})
+    train(model, optimizer)
+    optimizer.state[model[0].bias]["momentum_buffer"] = torch.zeros(1)
+    state = state_of("0", optimizer, model_state(model))
+    roles = {spec.name: spec.role for spec in state.specs}
+    assert roles["optimizer/0/0.bias/momentum_buffer"] == "exact"
+    assert roles["optimizer/0/2.bias/momentum_buffer"] == FIRST
+
+
+def test_states_lie_in_memory_as_their_parameters_do(tmp_path):
+    def build():
+        model = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+        return model, torch.optim.Adam(model.parameters())
+
+    model, optimizer = build()
+    model(torch.randn(1, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    save(tmp_path / "model", model, optimizer)
+    other = build()
+    load(tmp_path / "model", *other)
+    moment, again = optimizer.state[model.weight], other[1].state[other[0].weight]
+    assert moment["exp_avg"].stride() == again["exp_avg"].stride()
+    assert not again["exp_avg"].is_contiguous()
+    assert same(optimizer.state_dict(), other[1].state_dict())
+
+
 class Single(torch.optim.Optimizer):
     """Keeps its state in other dtypes than the parameters', and some of it for all of them."""
 
