@@ -19,6 +19,7 @@ FORBIDDEN = {
     "capture": {"store", "checkpointer", "listing", "loader", "callback", "background"},
     "saver": {"callback", "schedule", "preempt", "cli"},
     "checkpointer": {"callback", "saver", "resume", "restoring", "cli"},
+    "torch": {"callback", "saver", "resume", "report", "exports", "cli"},
     "resume": {"callback", "saver", "checkpointer", "background", "cli"},
     "listing": {"callback", "saver", "checkpointer", "loader", "core", "capture", "report"},
     "references": {"callback", "saver", "checkpointer", "loader", "core", "capture", "report"},

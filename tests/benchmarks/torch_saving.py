@@ -190,9 +190,10 @@ def main():
     parser.add_argument("--layers", type=int, default=12, help="of 1024 x 1024")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8, help="from one save to the next")
+    parser.add_argument("--before", type=int, default=200, help="steps before the first save")
     options = parser.parse_args()
     model, optimizer = build(options.layers)
-    train(model, optimizer, 1)
+    train(model, optimizer, options.before)
     size = sum(tensor.nbytes for tensor in tensors_of(model, optimizer).values())
     with tempfile.TemporaryDirectory() as scratch:
         directories = [Path(scratch) / str(i) for i in range(1 + len(CODECS) + len(PEERS))]
@@ -210,10 +211,8 @@ def main():
                 blocked[way].append(clocked(way.save, model, optimizer, number))
                 way.finish()
                 added[way].append(taken(directory) - before)
-        print(
-            f"{size / 1e6:.0f} MB, {options.rounds} rounds, {options.steps} steps between saves, "
-            f"{torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}\n"
-        )
+        load = f"load average {os.getloadavg()[0]:.1f}"
+        print(f"{size / 1e6:.0f} MB, {vars(options)}, {torch.get_num_threads()} threads; {load}\n")
         row(
             "", "blocked, ms", "of the copy", "first, MB", "then, MB", "times less than the state",
             "restored, ms", "largest error, %",
