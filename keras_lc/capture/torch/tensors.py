@@ -34,9 +34,10 @@ class Buffers:
         """
         there = {name: tensor for name, tensor in tensors.items() if tensor.is_cuda}
         self._pinned = {name: self._pin(name, tensor) for name, tensor in there.items()}
-        events = [torch.cuda.Event() for _ in {tensor.device for tensor in there.values()}]
-        for device, event in zip({t.device for t in there.values()}, events, strict=True):
-            event.record(torch.cuda.current_stream(device))
+        events = []
+        for device in {tensor.device for tensor in there.values()}:
+            events.append(torch.cuda.Event())
+            events[-1].record(torch.cuda.current_stream(device))
         arrays = {name: array_of(tensor) for name, tensor in self._pinned.items()}
         views = {name: _seen(name, tensors[name]) for name in tensors if name not in there}
         kept = self._arrays
@@ -67,7 +68,8 @@ def _seen(name: str, tensor: torch.Tensor) -> np.ndarray:
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise OptionError(
             f"{name!r}, a {type(tensor).__name__} of {tensor.dtype} on {tensor.device}, cannot be "
-            f"stored ({error}); expected a plain tensor that holds its values."
+            f"stored ({error}); expected a plain tensor that holds its values. Sharded ones are "
+            "saved through keras_lc.torch.distributed."
         ) from error
 
 
