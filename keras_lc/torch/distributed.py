@@ -40,6 +40,7 @@ from keras_lc.capture.torch.shards import specs_of
 from keras_lc.capture.torch.tensors import Buffers, tensor_of
 from keras_lc.capture.tree import flatten, unflatten
 from keras_lc.checkpointer import Checkpointer
+from keras_lc.core import several
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import DamagedError, NotFoundError, OptionError
 from keras_lc.listing import open_directory, strip_suffix
@@ -215,12 +216,14 @@ class LCStorageReader(StorageReader):  # type: ignore[misc]
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         for part, wanted in self._by_part(plan).items():
             arrays = self._load(part).decoder.reconstruction
+            tensors = [pair for pair in wanted if pair[0].type != LoadItemType.BYTE_IO]
+            made = several(arrays, [name for _, name in tensors])
+            for (item, _), array in zip(tensors, made, strict=True):
+                _put(item, planner, array)
             for item, name in wanted:
                 if item.type == LoadItemType.BYTE_IO:
                     notes = self._document["objects"][item.storage_index.fqn]["notes"]
                     planner.load_bytes(item, _pickled(notes, name, arrays))
-                else:
-                    _put(item, planner, arrays[name])
         done: Future[None] = Future()
         done.set_result(None)
         return done

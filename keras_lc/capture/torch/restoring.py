@@ -16,6 +16,7 @@ from keras_lc.capture.torch import NOTES, RANDOM, Training, optimizers
 from keras_lc.capture.torch.model import ModelState, state_of
 from keras_lc.capture.torch.tensors import assign, dtype_name, tensor_of
 from keras_lc.capture.tree import unflatten
+from keras_lc.core import several
 from keras_lc.errors import DamagedError, MismatchError
 
 _MODEL = ("weights/", "buffers/")
@@ -57,8 +58,17 @@ class Source:
 
     def leaf(self, kind: str, name: str) -> Any:
         """A tensor, or an array, of its own memory."""
-        array = self.arrays[name]
-        return tensor_of(array) if kind == "tensor" else np.array(array)
+        return _own(kind, self.arrays[name])
+
+    def leaves(self, prefix: str) -> optimizers.Array:
+        """The same for names that begin so, which are made together, by several threads."""
+        names = [name for name in self.like if name.startswith(prefix)]
+        made = dict(zip(names, several(self.arrays, names), strict=True))
+        return lambda kind, name: _own(kind, made.pop(name))
+
+
+def _own(kind: str, array: np.ndarray) -> Any:
+    return tensor_of(array) if kind == "tensor" else np.array(array)
 
 
 @dataclass(frozen=True)
@@ -90,19 +100,22 @@ def restore(
             object does not fit; it is named.
     """
     model, notes = state_of(training.model), source.notes()
+    fitting, faults = _tensors(model, source)
     parts = [
-        *_tensors(model, source),
         *_modules(model, notes["modules"], source),
         *_optimizers(training.optimizers, notes["optimizers"], model, source),
         *_stateful(training, notes["stateful"], source),
     ]
-    faults = [part.fault for part in parts if part.fault]
+    faults += [part.fault for part in parts if part.fault]
     if strict and faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise MismatchError(
             f"the checkpoint is of another training: {'; '.join(faults[:5])}{more}. Build what was "
             "saved, or pass strict=False to leave out what does not fit. Nothing is changed."
         )
+    stored = several(source.arrays, [place.name for _, place in fitting])
+    for (tensor, place), array in zip(fitting, stored, strict=True):
+        assign(tensor, place.seen(array))
     for part in parts:
         if not part.fault:
             part.put()
@@ -112,36 +125,33 @@ def restore(
     return unflatten(notes["extra"], f"{RUN}extra", source.leaf), faults
 
 
-def _tensors(model: ModelState, source: Source) -> Iterator[_Part]:
-    used = set()
+def _tensors(
+    model: ModelState, source: Source
+) -> tuple[list[tuple[torch.Tensor, Place]], list[str]]:
+    """The tensors of the model, each with what goes into it, and what does not fit."""
+    fitting, faults, used = [], [], set()
     for name, tensor in model.tensors.items():
         place = source.find(name, model.keys[name])
         shape, dtype = tuple(tensor.shape), dtype_name(tensor)
         if place is None:
-            yield _Part(fault=f"{name} (shape {shape}) is in the model, not in the checkpoint")
+            faults.append(f"{name} (shape {shape}) is in the model, not in the checkpoint")
             continue
         used.add(place.name)
         stored = place.seen(source.like[place.name])
         called = name if place.name == name else f"{name} ({place.name} in the checkpoint)"
         if stored.shape != shape:
-            fault = f"{called} has shape {shape} in the model and {stored.shape} in the checkpoint"
-            yield _Part(fault=fault)
+            found = stored.shape
+            faults.append(f"{called} has shape {shape} in the model and {found} in the checkpoint")
         elif stored.dtype.name != dtype:
-            yield _Part(
-                fault=f"{called} is {dtype} in the model and {stored.dtype} in the checkpoint"
-            )
+            faults.append(f"{called} is {dtype} in the model and {stored.dtype} in the checkpoint")
         else:
-            yield _Part(partial(_assign, tensor, source, place))
+            fitting.append((tensor, place))
     for name in source.like:
         if name.startswith(_MODEL) and name not in used:
             tied = f", where it is tied to {model.tied[name]}" if name in model.tied else ""
             shape = tuple(source.like[name].shape)
-            fault = f"{name} (shape {shape}) is in the checkpoint, not in the model{tied}"
-            yield _Part(fault=fault)
-
-
-def _assign(tensor: torch.Tensor, source: Source, place: Place) -> None:
-    assign(tensor, place.seen(source.arrays[place.name]))
+            faults.append(f"{name} (shape {shape}) is in the checkpoint, not in the model{tied}")
+    return fitting, faults
 
 
 def _modules(model: ModelState, stored: Mapping[str, Any], source: Source) -> Iterator[_Part]:
@@ -164,8 +174,13 @@ def _optimizers(
     yield from _apart(stored, given, "optimizer/")
     for title in given.keys() & stored.keys():
         of = (title, given[title], model, stored[title])
-        faults = list(optimizers.faults(*of))
-        yield _Part(partial(optimizers.load, *of, source.leaf), "; ".join(faults))
+        yield _Part(partial(_put_optimizer, *of, source), "; ".join(optimizers.faults(*of)))
+
+
+def _put_optimizer(
+    title: str, optimizer: Any, model: ModelState, stored: Any, source: Source
+) -> None:
+    optimizers.load(title, optimizer, model, stored, source.leaves(f"optimizer/{title}/"))
 
 
 def _stateful(training: Training, stored: Mapping[str, Any], source: Source) -> Iterator[_Part]:
