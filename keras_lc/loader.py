@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -76,15 +77,18 @@ def _follow(directory: Directory, route: list[Stored], whole: bool) -> Decoded:
     """Decode a base and what leads on from it; the next deltas are read meanwhile."""
     deltas, decoded = route[1:], None
     with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
-        blobs = deque(readers.submit(_delta, directory, stored) for stored in deltas[:_AHEAD])
-        later = iter(deltas[_AHEAD:])
+
+        def fetch(stored: Stored) -> Future[memoryview]:
+            return readers.submit(copy_context().run, _delta, directory, stored)
+
+        blobs, later = deque(map(fetch, deltas[:_AHEAD])), iter(deltas[_AHEAD:])
         for stored in shown(route, len(route), f"restoring {route[-1].name}"):
             with _blaming(directory, stored):
                 if decoded is None:
                     decoded = _base(directory, stored, blobs[0] if blobs and not whole else None)
                     continue
                 decoded.decoder.decode(blobs.popleft().result())
-            blobs.extend(readers.submit(_delta, directory, one) for one in islice(later, 1))
+            blobs.extend(map(fetch, islice(later, 1)))
     assert decoded is not None
     return decoded
 

@@ -6,10 +6,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
+
+from keras_lc.errors import OptionError
 
 # the processors that a job may use, not all that its machine has
 _OURS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -21,26 +25,48 @@ _SPARE = 2  # items under way for each thread, so that their scratch memory is b
 np.empty((32 << 20) - 4096, np.uint8)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_wanted: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+@contextmanager
+def using(threads: int | None) -> Iterator[None]:
+    """What is done within takes so many threads; None for the usual number.
+
+    Raises:
+        OptionError: it is no number of threads.
+    """
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and (not whole or threads < 1):
+        raise OptionError(f"threads={threads!r}: expected a whole number from 1 up, or None.")
+    before = _wanted.set(threads)
+    try:
+        yield
+    finally:
+        _wanted.reset(before)
+
+
+def _count() -> int:
+    return _wanted.get() or THREADS
 
 
 def start() -> ThreadPoolExecutor:
     """Threads, to be used as a context."""
-    return ThreadPoolExecutor(THREADS, "keras_lc-worker")
+    return ThreadPoolExecutor(_count(), "keras_lc-worker")
 
 
 def ordered(
     workers: Executor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
     """Results in the order of the items; these are taken one by one, as there is room."""
-    items = iter(items)
+    items, threads = iter(items), _count()
     ahead = list(islice(items, 2))
-    if THREADS == 1 or len(ahead) < 2:  # nothing would be gained by handing over
+    if threads == 1 or len(ahead) < 2:  # nothing would be gained by handing over
         yield from map(function, chain(ahead, items))
         return
     under_way: deque[Future[Result]] = deque()
     for item in chain(ahead, items):
         under_way.append(workers.submit(function, item))
-        if len(under_way) == _SPARE * THREADS:
+        if len(under_way) == _SPARE * threads:
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()

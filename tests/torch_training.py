@@ -3,6 +3,7 @@ it: `python torch_training.py DIRECTORY STEPS`."""
 
 import random
 import sys
+import threading
 
 import numpy as np
 import torch
@@ -52,6 +53,17 @@ class Training:
 
     def save(self, checkpointer, **options):
         checkpointer.save(*self.objects, epoch=0, step=self.step, **options)
+
+
+def worked(restore):
+    """The worker threads that were started meanwhile."""
+    names = set()
+    threading.setprofile(lambda *_: names.add(threading.current_thread().name))
+    try:
+        restore()
+    finally:
+        threading.setprofile(None)
+    return {name for name in names if name.startswith("keras_lc-worker")}
 
 
 def same(ours, theirs):

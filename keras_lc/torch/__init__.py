@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from keras_lc import checkpointer, loader, restoring
+from keras_lc import checkpointer, loader, restoring, workers
 from keras_lc.capture.torch import Lossy, Several, TorchCapture, Training, several
 from keras_lc.capture.torch.model import Model
 from keras_lc.capture.torch.restoring import Source, restore
@@ -168,6 +168,7 @@ class Checkpointer:
         *,
         strict: bool = True,
         random: bool = True,
+        threads: int | None = None,
     ) -> Restored | None:
         """Put the newest intact checkpoint back, and go on with its chain.
 
@@ -176,6 +177,7 @@ class Checkpointer:
                 left out; the others must fit.
             strict: False leaves out what does not fit, and tells it as `left_out`.
             random: put back the random states of Python, numpy and torch.
+            threads: that decode; None for as many as there are processors, up to four.
 
         Returns:
             What was restored, or None when there is no checkpoint yet.
@@ -183,13 +185,13 @@ class Checkpointer:
         Raises:
             MismatchError: the checkpoint is of other objects; nothing is changed.
             DamagedError: there are checkpoints, but none is intact.
+            OptionError: `threads` is not a number from 1 up.
         """
         self._joint.wait()
-        loaded = loader.load_latest(self.directory, self._name.fits)
-        if loaded is None:
-            return None
         training = _training(model, optimizer, scheduler, scaler)
-        return self._go_on(loaded, training, strict, random)
+        with workers.using(threads):
+            loaded = loader.load_latest(self.directory, self._name.fits)
+            return None if loaded is None else self._go_on(loaded, training, strict, random)
 
     def restore(
         self,
@@ -201,12 +203,14 @@ class Checkpointer:
         *,
         strict: bool = True,
         random: bool = True,
+        threads: int | None = None,
     ) -> Restored:
         """Put one checkpoint of the directory back, and go on with its chain.
 
         Args:
             path: its name, or its path.
-            model, optimizer, scheduler, scaler, strict, random: as for `restore_latest`.
+            model, optimizer, scheduler, scaler, strict, random, threads: as for
+                `restore_latest`.
 
         Raises:
             NotFoundError: there is no such checkpoint; near names are listed.
@@ -214,9 +218,10 @@ class Checkpointer:
         """
         self._joint.wait()
         name = os.path.basename(os.fspath(path))
-        loaded = loader.load_named(self._joint.directory.child(name))
         training = _training(model, optimizer, scheduler, scaler)
-        return self._go_on(loaded, training, strict, random)
+        with workers.using(threads):
+            loaded = loader.load_named(self._joint.directory.child(name))
+            return self._go_on(loaded, training, strict, random)
 
     def wait(self) -> None:
         """Return when every save asked for is durable; a failure of the last is raised here."""
@@ -296,12 +301,14 @@ def load(
     strict: bool = True,
     random: bool = True,
     names: Mapping[str, str] | None = None,
+    threads: int | None = None,
 ) -> Restored:
     """Put one checkpoint back, of a `Checkpointer`, of `save`, or of `LCModelCheckpoint`.
 
     Args:
         path: for example `"training/cp-000128"`, with or without suffix.
-        model, optimizer, scheduler, scaler, strict, random: as for `Checkpointer.restore_latest`.
+        model, optimizer, scheduler, scaler, strict, random, threads: as for
+            `Checkpointer.restore_latest`.
         names: key of a tensor of the model to what the checkpoint calls it, where that is
             something else: a key of another model, or the path of a variable of Keras; `.T`
             behind it transposes, as the kernel of a dense layer needs.
@@ -310,7 +317,8 @@ def load(
         NotFoundError, MismatchError, DamagedError: as for `Checkpointer.restore`.
     """
     training = _training(model, optimizer, scheduler, scaler)
-    return _put_back(loader.load_named(path), training, strict, random, names or {})
+    with workers.using(threads):
+        return _put_back(loader.load_named(path), training, strict, random, names or {})
 
 
 def _training(model: Model, optimizer: Several, scheduler: Several, scaler: Any) -> Training:

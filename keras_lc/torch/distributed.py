@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from keras_lc import workers
 from keras_lc.capture import Snapshot
 from keras_lc.capture.torch.shards import specs_of
 from keras_lc.capture.torch.tensors import Buffers, tensor_of
@@ -174,10 +175,12 @@ class LCStorageReader(StorageReader):  # type: ignore[misc]
 
     Args:
         path: of the checkpoint, such as `"training/cp-000120"`.
+        threads: that decode on each rank, as for `keras_lc.torch.load`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None):
         super().__init__()
+        self._threads = threads
         self.reset(path)
 
     @classmethod
@@ -214,19 +217,23 @@ class LCStorageReader(StorageReader):  # type: ignore[misc]
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        for part, wanted in self._by_part(plan).items():
-            arrays = self._load(part).decoder.reconstruction
-            tensors = [pair for pair in wanted if pair[0].type != LoadItemType.BYTE_IO]
-            made = several(arrays, [name for _, name in tensors])
-            for (item, _), array in zip(tensors, made, strict=True):
-                _put(item, planner, array)
-            for item, name in wanted:
-                if item.type == LoadItemType.BYTE_IO:
-                    notes = self._document["objects"][item.storage_index.fqn]["notes"]
-                    planner.load_bytes(item, _pickled(notes, name, arrays))
+        with workers.using(self._threads):
+            for part, wanted in self._by_part(plan).items():
+                self._read(part, wanted, planner)
         done: Future[None] = Future()
         done.set_result(None)
         return done
+
+    def _read(self, part: str, wanted: list[tuple[ReadItem, str]], planner: LoadPlanner) -> None:
+        arrays = self._load(part).decoder.reconstruction
+        tensors = [pair for pair in wanted if pair[0].type != LoadItemType.BYTE_IO]
+        made = several(arrays, [name for _, name in tensors])
+        for (item, _), array in zip(tensors, made, strict=True):
+            _put(item, planner, array)
+        for item, name in wanted:
+            if item.type == LoadItemType.BYTE_IO:
+                notes = self._document["objects"][item.storage_index.fqn]["notes"]
+                planner.load_bytes(item, _pickled(notes, name, arrays))
 
     def _by_part(self, plan: LoadPlan) -> dict[str, list[tuple[ReadItem, str]]]:
         """What is to be read, by the rank that has written it: each is decoded once."""

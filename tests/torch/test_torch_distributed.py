@@ -10,9 +10,10 @@ import torch
 import torch_sharded
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch_training import same
+from torch_training import same, worked
 
 import keras_lc
+from keras_lc import workers
 from keras_lc.capture.torch.shards import specs_of
 from keras_lc.torch.distributed import LCStorageReader, LCStorageWriter
 
@@ -79,6 +80,19 @@ def test_one_process_saves_and_loads_without_a_pickle(tmp_path):
         assert document["objects"]["rates"]["notes"] == {"$": "tuple", "of": [0.5, float(number)]}
     kinds = [one.kind for one in keras_lc.list_checkpoints(tmp_path / "00000-of-00001")]
     assert kinds == ["base", "delta"]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_rank_reads_with_so_many_threads_as_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "THREADS", 4)
+    state = {name: torch.ones(3) for name in "abc"}
+    dcp.save(state, storage_writer=LCStorageWriter(tmp_path), checkpoint_id="cp-1")
+
+    def read(threads):
+        dcp.load(state, storage_reader=LCStorageReader(tmp_path / "cp-1", threads))
+
+    assert worked(lambda: read(None))
+    assert worked(lambda: read(1)) == set()
 
 
 @pytest.mark.usefixtures("alone")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_training import Training, equal, same
+from torch_training import Training, equal, same, worked
 
 import keras_lc.torch
-from keras_lc import CheckpointError
+from keras_lc import CheckpointError, workers
 from keras_lc.errors import MismatchError, OptionError
-from keras_lc.torch import load, save
+from keras_lc.torch import Checkpointer, load, save
 
 
 def trained(kind=torch.optim.AdamW, **options):
@@ -271,3 +271,27 @@ def test_arrays_are_read_without_torch(tmp_path):
     )  # fmt: skip
     moment = optimizer.state[model[1].bias]["exp_avg"].numpy().sum()
     assert run.stdout.split() == ["7", str(moment)]
+
+
+def test_a_restore_takes_so_many_threads_as_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "THREADS", 4)
+    model, other = nn.Linear(2048, 2048), nn.Linear(2048, 2048)  # read in several blocks
+    checkpointer = Checkpointer(tmp_path, "lossless", background=False)
+    for step in (1, 2):
+        model.reset_parameters()
+        checkpointer.save(model, epoch=0, step=step)
+    path = tmp_path / "cp-000002"
+    ways = [
+        lambda threads: load(path, other, threads=threads),
+        lambda threads: checkpointer.restore(path, other, threads=threads),
+        lambda threads: checkpointer.restore_latest(other, threads=threads),
+    ]
+    for restore in ways:
+        assert worked(lambda restore=restore: restore(1)) == set()
+        assert worked(lambda restore=restore: restore(None))
+        assert worked(lambda restore=restore: restore(2)) <= {
+            f"keras_lc-worker_{i}" for i in (0, 1)
+        }
+        assert same(other.state_dict(), model.state_dict())
+    with pytest.raises(OptionError, match="threads=0"):
+        load(path, other, threads=0)

@@ -1,0 +1,46 @@
+import threading
+import time
+
+import pytest
+
+from keras_lc import workers
+from keras_lc.errors import OptionError
+
+
+def ran_in():
+    """The threads that items are handed to."""
+
+    def work(item):
+        time.sleep(0.001)
+        return threading.current_thread()
+
+    with workers.start() as threads:
+        return set(workers.ordered(threads, work, range(50)))
+
+
+@pytest.mark.parametrize("usual", [1, 4])
+def test_so_many_threads_are_at_work_as_are_asked_for(usual, monkeypatch):
+    monkeypatch.setattr(workers, "THREADS", usual)
+    for threads in (2, 3, None):
+        with workers.using(threads):
+            assert len(ran_in()) == (threads or usual)
+            with workers.using(1):
+                assert ran_in() == {threading.current_thread()}
+            assert len(ran_in()) == (threads or usual)
+    assert len(ran_in()) == usual
+
+
+def test_other_threads_keep_their_number(monkeypatch):
+    monkeypatch.setattr(workers, "THREADS", 3)
+    found = []
+    with workers.using(1):
+        other = threading.Thread(target=lambda: found.append(ran_in()))
+        other.start()
+        other.join()
+    assert len(found[0]) == 3
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_what_is_no_number_of_threads_is_refused(threads):
+    with pytest.raises(OptionError, match="threads="), workers.using(threads):
+        pass
