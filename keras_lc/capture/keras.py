@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_lc.capture import RUN, Snapshot, kept
+from keras_lc.capture.assigning import put_back
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.matching import cast, faults, refuse
@@ -144,8 +145,7 @@ class KerasCapture:
         if keepers is not None:
             kept.check(self.model, keepers)
             kept.put_back(self.model, keepers, arrays)
-        for tensor, array in zip(tensors.values(), several(arrays, tensors), strict=True):
-            tensor.variable.assign(cast(array, tensor.variable.dtype))
+        put_back(tensors, arrays, like)
         self._restore_states(arrays)
 
     def restore_weights(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS shares out more
-_SIDE = 64
+_WIDE, _DEEP = 256, 64
 _PART = 1 << 13  # of vectors; OpenBLAS shares out more than 10,000
 
 
@@ -19,17 +19,17 @@ def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     (rows, inner), columns = left.shape, right.shape[1]
     if rows * inner * columns <= _ALONE:
         return np.asarray(left @ right)
-    wide, deep = min(columns, _SIDE), max(1, min(inner, _SIDE))
+    wide, deep = min(columns, _WIDE), min(inner, _DEEP)
     tall = _ALONE // (wide * deep)
     out = np.empty((rows, columns), np.result_type(left, right))
     for row in range(0, rows, tall):
         some = left[row : row + tall]
         for column in range(0, columns, wide):
             others = right[:, column : column + wide]
-            piece = some[:, :deep] @ others[:deep]
+            piece = out[row : row + tall, column : column + wide]
+            np.matmul(some[:, :deep], others[:deep], out=piece)
             for at in range(deep, inner, deep):
                 piece += some[:, at : at + deep] @ others[at : at + deep]
-            out[row : row + tall, column : column + wide] = piece
     return out
 
 

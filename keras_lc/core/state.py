@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from math import prod
 from typing import Any
 
@@ -25,6 +26,7 @@ from keras_lc.core.tiles import ALL, every
 from keras_lc.errors import DamagedError, MismatchError
 
 Change = Callable[[int, "np.ndarray | None"], None]  # moves a tile on by its symbols
+Places = Iterable["np.ndarray | None"]  # flat memory for arrays
 State = Any  # Absent, Exact, Lattice, LogLevel or Scaled: with .value(part) and .place(out)
 
 
@@ -55,10 +57,11 @@ class Reconstruction(Mapping[str, np.ndarray]):
         (piece,) = self._pieces(i)
         return self._shaped(i, piece())
 
-    def several(self, names: Iterable[str]) -> Iterator[np.ndarray]:
+    def several(self, names: Iterable[str], places: Places | None = None) -> Iterator[np.ndarray]:
         """The arrays of these names; threads are ahead by no more than a few tiles."""
         numbers = [self._table.index[name] for name in names]
-        pieces = (piece for i in numbers for piece in self._pieces(i))
+        pairs = zip(numbers, places or repeat(None), strict=False)
+        pieces = (piece for i, place in pairs for piece in self._pieces(i, place))
         with workers.start() as threads:
             made = workers.ordered(threads, _call, pieces)
             yield from map(self._shaped, numbers, (flat for flat in made if flat is not None))
@@ -69,15 +72,18 @@ class Reconstruction(Mapping[str, np.ndarray]):
         array.flags.writeable = False
         return array
 
-    def _pieces(self, i: int) -> Iterator[Callable[[], np.ndarray | None]]:
+    def _pieces(
+        self, i: int, place: np.ndarray | None = None
+    ) -> Iterator[Callable[[], np.ndarray | None]]:
         """What is to be done for tensor `i`; the last piece gives it, flat."""
         tensor, untouched = self._tensors[i], self._untouched[i]
-        if untouched is not None:
+        if place is None and untouched is not None:
             yield lambda: untouched
-        elif len(tensor) == 1:
+        elif place is None and len(tensor) == 1:
             yield tensor[0].value
         else:
-            out = np.empty(self._table.sizes[i], self._table.dtypes[i])
+            size, dtype = self._table.sizes[i], self._table.dtypes[i]
+            out = np.empty(size, dtype) if place is None else place
             for state, tile in zip(tensor, self._table.tiles[i], strict=True):
                 yield partial(_place, state, out[tile], out if tile.stop == out.size else None)
 
@@ -88,12 +94,29 @@ class Reconstruction(Mapping[str, np.ndarray]):
         return len(self._table.names)
 
 
-def several(arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterator[np.ndarray]:
+def several(
+    arrays: Mapping[str, np.ndarray], names: Iterable[str], places: Places | None = None
+) -> Iterator[np.ndarray]:
     """Some of the arrays, one after another; those of a reconstruction are made by several
-    threads, which are ahead with the next ones."""
+    threads, which are ahead with the next ones.
+
+    Args:
+        arrays: name to array.
+        names: which.
+        places: for each, flat memory of its size and dtype to which it is written, or None;
+            asked for as there is room.
+    """
     if isinstance(arrays, Reconstruction):
-        return arrays.several(names)
-    return map(arrays.__getitem__, names)
+        return arrays.several(names, places)
+    pairs = zip(names, places or repeat(None), strict=False)
+    return (_put(arrays[name], place) for name, place in pairs)
+
+
+def _put(array: np.ndarray, place: np.ndarray | None) -> np.ndarray:
+    if place is None:
+        return array
+    place[:] = array.reshape(-1)
+    return place.reshape(array.shape)
 
 
 def _call(piece: Callable[[], np.ndarray | None]) -> np.ndarray | None:
