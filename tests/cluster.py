@@ -117,10 +117,10 @@ class Cluster:
         self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def again(self, job: str) -> None:
-        """Wait for the job to be requeued, and start it without the two minutes of delay."""
+        """Wait for the job to be requeued, and start it without the usual two minutes of delay."""
         self._await_requeue(job)
         self._restarts[job] = self._restarts.get(job, 0) + 1
-        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=60")
         until(lambda: self.told(job, "JobState") != "PENDING", f"job {job} to start again")
 
     def finish(self, job: str) -> str:
