@@ -74,6 +74,7 @@ class Cluster:
         self._open = ExitStack()
         self._restarts: dict[str, int] = {}
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._lost: list[str] = []
 
     def __enter__(self) -> Cluster:
         with ExitStack() as opened:
@@ -86,7 +87,7 @@ class Cluster:
             self._daemon("slurmctld", "-D", "-c")
             opened.callback(self._end_jobs)
             for number in range(_NODES):
-                self._daemon("slurmd", "-D", "-N", f"n{number}")
+                self._node(f"n{number}")
             until(lambda: self._idle() == _NODES, f"the nodes, see {self._place}", 60)
             self._open = opened.pop_all()
         return self
@@ -110,11 +111,13 @@ class Cluster:
         self.ask("scontrol", "update", f"JobId={job}", "TimeLimit=2")
 
     def fail(self, job: str) -> None:
-        """Lose the node, and get it back when the job has been requeued."""
+        """Lose the node with all that runs there, until the job has ended on the other one."""
         node = self.told(job, "NodeList")
+        for process in self._processes(f"SLURMD_NODENAME={node}"):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        self._await_requeue(job)
-        self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self._lost.append(node)
 
     def again(self, job: str) -> None:
         """Wait for the job to be requeued, and start it without the usual two minutes of delay."""
@@ -126,6 +129,10 @@ class Cluster:
     def finish(self, job: str) -> str:
         """The state in which the job ends."""
         until(lambda: self.told(job, "JobState") not in ("RUNNING", "COMPLETING"), f"job {job}")
+        while self._lost:
+            self._node(node := self._lost.pop())
+            self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            until(lambda: self._idle() == _NODES, f"node {node} to come back", 60)
         return self.told(job, "JobState")
 
     def told(self, job: str, word: str) -> str:
@@ -185,15 +192,18 @@ class Cluster:
         gpus = f"NodeName=n[0-{_NODES - 1}] Name=gpu Type=A40 File=/dev/null\n"
         (self._place / "gres.conf").write_text(gpus)
 
-    def _daemon(self, name: str, *arguments: str) -> None:
+    def _node(self, name: str) -> None:
+        self._daemon("slurmd", "-D", "-N", name, SLURMD_NODENAME=name)
+
+    def _daemon(self, name: str, *arguments: str, **variables: str) -> None:
         # ended with this process, even if that is killed
         command = ["setpriv", "--pdeathsig", "TERM", "--", _found(name) or name, *arguments]
         with (self._place / f"{name}.log").open("ab") as log:
-            self._daemons.append(
-                subprocess.Popen(
-                    command, env=self._environment(), stdout=log, stderr=log, start_new_session=True
-                )
-            )
+            daemon = subprocess.Popen(
+                command, env=self._environment() | variables,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+            self._daemons.append(daemon)
 
     def _end_jobs(self) -> None:
         with suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
@@ -211,12 +221,15 @@ class Cluster:
         for daemon in self._daemons:
             daemon.wait()
 
-    def _processes(self) -> list[int]:
-        mark = f"SLURM_CONF={self._place}/slurm.conf".encode()
+    def _processes(self, *variables: str) -> list[int]:
+        """Those of this cluster that have these variables."""
+        marks = {one.encode() for one in (f"SLURM_CONF={self._place}/slurm.conf", *variables)}
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
-                if entry.name.isdecimal() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                if entry.name.isdecimal() and marks.issubset(
+                    (entry / "environ").read_bytes().split(b"\0")
+                ):
                     found.append(int(entry.name))
         return found
 
