@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from keras_lc.exports import export
     from keras_lc.listing import CheckpointInfo, list_checkpoints
     from keras_lc.loader import latest_checkpoint
+    from keras_lc.report.history import history
     from keras_lc.report.integrity import Report, verify
+    from keras_lc.report.plot import plot
     from keras_lc.report.shown import show
     from keras_lc.restoring import Restored, restore, restore_latest
     from keras_lc.skip import skip_batches
@@ -46,9 +48,11 @@ __all__ = [
     "Report",
     "Restored",
     "export",
+    "history",
     "latest_checkpoint",
     "list_checkpoints",
     "pack",
+    "plot",
     "restore",
     "restore_latest",
     "show",
@@ -64,9 +68,11 @@ _HOMES = {
     "Report": "report.integrity",
     "Restored": "restoring",
     "export": "exports",
+    "history": "report.history",
     "latest_checkpoint": "loader",
     "list_checkpoints": "listing",
     "pack": "store.pack",
+    "plot": "report.plot",
     "restore": "restoring",
     "restore_latest": "restoring",
     "show": "report.shown",

@@ -15,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 
+from keras_lc import references
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import (
     CheckpointError,
@@ -192,26 +193,31 @@ def load_latest(
 
 
 def load_named(path: str | os.PathLike[str], whole: bool = False) -> Loaded:
-    """One checkpoint by its path, with or without suffix.
+    """One checkpoint by its path, with or without suffix, or by a word of `references`.
+
+    A start of a name does not do: it could be that of another checkpoint than the one meant.
 
     Args:
-        path: for example `"training/cp-0007"`.
+        path: for example `"training/cp-0007"`, or `"training/best"`.
         whole: also read what of its base it does not build on.
 
     Raises:
         NotFoundError: there is none of that name; near names are listed.
+        OptionError: a number or a metric is not understood.
         DamagedError: it, or a checkpoint that it builds on, is damaged.
     """
     text = os.fspath(path).rstrip("/")
     parent, last = split(text)
     directory, name = directory_at(parent), strip_suffix(last)
     contents = open_directory(directory)
-    for stored in contents.stored[::-1]:
-        if stored.name == name:
-            try:
-                return load(directory, contents, stored, whole)
-            except DamagedError as error:
-                raise DamagedError(f"{error} Restore an older checkpoint.") from error
+    stored = next((stored for stored in contents.stored[::-1] if stored.name == name), None)
+    if stored is None and contents.stored:
+        stored = references.by_word(directory, contents, last)
+    if stored is not None:
+        try:
+            return load(directory, contents, stored, whole)
+        except DamagedError as error:
+            raise DamagedError(f"{error} Restore an older checkpoint.") from error
     for file, reason in contents.damaged.items():
         if strip_suffix(file) == name or file.endswith(index.PACK):
             raise DamagedError(f"{directory.child(file)!r} is damaged: {reason}")

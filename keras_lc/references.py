@@ -69,7 +69,29 @@ def find(reference: str | os.PathLike[str]) -> Found:
     if not contents.stored:
         there = f"{str(directory)!r} holds no checkpoint." if directory.exists() else ""
         raise NotFoundError(there or f"there is no directory {str(directory)!r}.")
-    return Found(directory, contents, _search(directory, contents, last))
+    stored = by_word(directory, contents, last) or _beginning(directory, contents, last)
+    return Found(directory, contents, stored)
+
+
+def by_word(directory: Directory, contents: Contents, last: str) -> Stored | None:
+    """The checkpoint that `latest`, `best`, `best:accuracy`, `epoch:7` or `step:1200` means.
+
+    Args:
+        directory: where it is.
+        contents: all that is there, at least one checkpoint.
+        last: the word; None is given back for any other.
+
+    Raises:
+        NotFoundError, OptionError, DamagedError: as for `find`.
+    """
+    word, _, wanted = last.partition(":")
+    if last == "latest":
+        return _newest(directory, contents)
+    if word == "best":
+        return _best(directory, contents, wanted or None)
+    if word in ("epoch", "step") and wanted:
+        return _numbered(directory, contents, word, wanted)
+    return None
 
 
 def opened(directory: str | os.PathLike[str]) -> tuple[Directory, Contents]:
@@ -90,17 +112,6 @@ def _check_damaged(directory: Directory, contents: Contents, name: str) -> None:
         if strip_suffix(file) == name and not file.endswith(PACK):
             kind = FormatError if file in contents.newer else DamagedError
             raise kind(f"{directory.child(file)!r} cannot be read: {reason}")
-
-
-def _search(directory: Directory, contents: Contents, last: str) -> Stored:
-    word, _, wanted = last.partition(":")
-    if last == "latest":
-        return _newest(directory, contents)
-    if word == "best":
-        return _best(directory, contents, wanted or None)
-    if word in ("epoch", "step") and wanted:
-        return _numbered(directory, contents, word, wanted)
-    return _beginning(directory, contents, last)
 
 
 def _restorable(directory: Directory, contents: Contents) -> list[Stored]:

@@ -75,7 +75,9 @@ def restore(
     """Put one checkpoint back.
 
     Args:
-        path: for example `"training/cp-0007"`, with or without suffix.
+        path: for example `"training/cp-0007"`, with or without suffix; or the directory followed
+            by `latest`, `best`, `best:val_accuracy`, `epoch:7` or `step:1200`, such as
+            `"training/best"`.
         model, as_numpy: as for `restore_latest`.
         names: for weights that PyTorch has saved: path of each weight of the model, or
             `weights/3`, to its key there, with `.T` behind it if it is to be transposed. The
@@ -83,6 +85,7 @@ def restore(
 
     Raises:
         NotFoundError: there is no such checkpoint; near names are listed.
+        OptionError: there is no such metric, or what follows `epoch:` or `step:` is no number.
         DamagedError: it, or a checkpoint that it builds on, is damaged.
         MismatchError: the checkpoint is of another model; the model is unchanged.
 

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lc.errors import CheckpointError, DamagedError, NotFoundError, StoreError
+from keras_lc.errors import (
+    CheckpointError,
+    DamagedError,
+    NotFoundError,
+    OptionError,
+    StoreError,
+)
 from keras_lc.listing import list_checkpoints
 from keras_lc.loader import Loaded, latest_checkpoint, load_latest, load_named
 from keras_lc.restoring import restore, restore_latest
 from keras_lc.store.index import INDEX
-from tests.toy import run, same, walk, warned
+from tests.toy import run, same, save, toy_checkpointer, walk, warned
 
 STATES = walk(3)
 
@@ -207,6 +213,32 @@ def test_a_checkpoint_is_named_with_or_without_a_suffix(directory: Path, suffix:
         loaded = load_named(convert(str(directory / "cp-0002") + suffix))
         assert same(loaded.decoder.reconstruction, STATES[1])
         assert loaded.info.path == str(directory / "cp-0002")
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [("latest", 3), ("best", 2), ("best:score", 3), ("epoch:1", 1), ("step:2", 2)],
+)
+def test_a_checkpoint_is_named_by_what_it_is(tmp_path: Path, word: str, number: int) -> None:
+    checkpointer = toy_checkpointer(tmp_path)
+    for i, loss in enumerate((2.0, 1.0, 3.0)):
+        save(checkpointer, STATES[i], f"cp-000{i + 1}", i + 1, logs={"loss": loss, "score": loss})
+    restored = restore(tmp_path / word, as_numpy=True)
+    assert (restored.path, restored.epoch) == (str(tmp_path / f"cp-000{number}"), number)
+    assert same(restored.model, STATES[number - 1])
+
+
+def test_a_name_comes_before_a_word_and_the_start_of_a_name_is_none(tmp_path: Path) -> None:
+    checkpointer = toy_checkpointer(tmp_path)
+    for state, name in zip(STATES, ("latest", "cp-0001-b000020", "cp-0002"), strict=True):
+        save(checkpointer, state, name, epoch=3)
+    assert same(load_named(tmp_path / "latest").decoder.reconstruction, STATES[0])
+    with pytest.raises(NotFoundError, match="no checkpoint 'cp-0001' in"):
+        load_named(tmp_path / "cp-0001")
+    with pytest.raises(NotFoundError, match=r"of epoch 9 in .*near: latest \(epoch 3\), "):
+        load_named(tmp_path / "epoch:9")
+    with pytest.raises(OptionError, match="expected a whole number"):
+        load_named(tmp_path / "step:last")
 
 
 def test_an_unknown_name_lists_near_ones(directory: Path) -> None:

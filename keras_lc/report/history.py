@@ -93,6 +93,20 @@ def history(directory: str | os.PathLike[str]) -> History:
 
     Raises:
         NotFoundError: there is no such directory, or it holds no checkpoint.
+
+    Example:
+        >>> import keras, keras_lc, numpy as np, tempfile
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+        >>> model.compile("adam", "mse")
+        >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save = keras_lc.LCModelCheckpoint(directory + "/cp-{epoch:04d}")
+        ...     _ = model.fit(x, y, epochs=3, verbose=0, callbacks=[save])
+        ...     run = keras_lc.history(directory)
+        >>> [tensor.split("/", 1)[1] for tensor in run.tensors]
+        ['dense/kernel', 'dense/bias']
+        >>> [share is not None and share < 0.1 for share in run.checkpoints[2].movement[:1]]
+        [True]
     """
     place, contents = opened(directory)
     if not contents.listed:

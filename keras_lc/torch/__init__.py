@@ -208,7 +208,7 @@ class Checkpointer:
         """Put one checkpoint of the directory back, and go on with its chain.
 
         Args:
-            path: its name, or its path.
+            path: its name, or its path, or a word such as `"best"`, as for `keras_lc.restore`.
             model, optimizer, scheduler, scaler, strict, random, threads: as for
                 `restore_latest`.
 
@@ -306,7 +306,7 @@ def load(
     """Put one checkpoint back, of a `Checkpointer`, of `save`, or of `LCModelCheckpoint`.
 
     Args:
-        path: for example `"training/cp-000128"`, with or without suffix.
+        path: for example `"training/cp-000128"` or `"training/best"`, as for `keras_lc.restore`.
         model, optimizer, scheduler, scaler, strict, random, threads: as for
             `Checkpointer.restore_latest`.
         names: key of a tensor of the model to what the checkpoint calls it, where that is
