@@ -25,7 +25,8 @@ class Point:
     Attributes:
         full: bytes of a whole checkpoint.
         movement: of each tensor since the checkpoint before (root mean square), as a share of
-            its values; None where there is none before, or one of them is damaged.
+            its values; None where there is none before, one of them is damaged, or a value is not
+            finite.
         bound: how far a value of each tensor may be from what was saved, as a share of the root
             mean square of its values; None where it is not known.
         damaged: why it cannot be decoded.
