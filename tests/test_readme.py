@@ -1,5 +1,6 @@
 """What the documents show is run as it stands."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -9,40 +10,65 @@ import models
 import pytest
 
 import keras_lc
+from keras_lc import cli
 
 ROOT = Path(__file__).parent.parent
 
 
-def blocks(name):
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.S | re.M)
+def blocks(page, language):
+    """Code of a page that is fenced as one of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
 
 
-PAGES = {"README.md": 5, "tutorial/README.md": 1}
+# Python, lines of a session, lines of a shell
+PAGES = {"README.md": (5, 0, 0), "tutorial/README.md": (6, 4, 2)}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = blocks(page)
-    assert len(shown) == PAGES[page]
+    code, sessions, shell = (blocks(page, name) for name in ("python", "pycon", "console"))
+    assert (len(code), len(sessions), len(shell)) == PAGES[page]
     x, y = models.X, models.Y
-    names = {"x": x, "y": y, "build": models.dense, "model": models.dense(), **vars(keras_lc)}
+    names = {"x": x, "y": y, "build": models.dense, "model": models.dense()}
     for name in keras_lc.__all__:
         names[name] = getattr(keras_lc, name)
-    for code in shown:
-        exec(code.replace("epochs=128", "epochs=8, verbose=0"), names)
+    for block in code:
+        exec(block.replace("epochs=128", "epochs=8, verbose=0"), names)
     assert keras_lc.latest_checkpoint("training") == "training/cp-0008"
+    session = doctest.DocTestParser().get_doctest("".join(sessions), {}, page, page, 0)
+    assert doctest.DocTestRunner().run(session).failed == 0
+    for command in re.findall(r"^\$ keras-lc (.*)", "".join(shell), re.M):
+        with pytest.raises(SystemExit) as end:
+            cli.app(command.split())
+        assert end.value.code == 0, command
+
+
+def test_every_file_that_the_tutorial_points_to_is_there():
+    text = (ROOT / "tutorial" / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert (ROOT / "tutorial" / target).exists(), target
 
 
 @pytest.mark.slow
-def test_the_quickstart_shows_eight_checkpoints_and_a_picture():
+def test_the_table_of_formats_is_what_is_found():
+    pytest.importorskip("tensorflow")
     run = subprocess.run(
-        [sys.executable, ROOT / "examples" / "quickstart.py"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
+        [sys.executable, ROOT / "tutorial" / "formats.py"],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert "SIGKILL in the middle of epoch 6" in run.stdout
-    assert re.search(r"restored .*cp-0005", run.stdout)
-    rows = re.findall(r"^cp-000\d +(base|delta) ", run.stdout, re.M)
-    assert rows == ["base"] + 7 * ["delta"]
-    picture = ROOT / "examples" / "quickstart" / "quickstart.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run.returncode == 0, run.stderr
+    printed = [row for row in run.stdout.splitlines() if row.startswith("| ")]
+    shown = re.findall(r"^\| .*\|$", (ROOT / "tutorial" / "README.md").read_text(), re.M)
+    without_bytes = [row.rsplit("|", 2)[0] for row in shown]
+    assert len(printed) >= 7
+    for row in printed:
+        assert row.rsplit("|", 2)[0] in without_bytes
+
+
+def test_the_picture_of_the_tutorial_is_drawn(tmp_path):
+    from tutorial import how_it_works
+
+    how_it_works.main(tmp_path / "drawn.svg")
+    assert "<svg" in (tmp_path / "drawn.svg").read_text()
