@@ -214,12 +214,12 @@ def test_the_error_is_that_of_reverse_water_filling(
     made = outer.encode(target, matrix, noise, expected)
     allowed = water_filled(target.astype(np.float64), matrix, noise)
     if made is None:
-        assert energy <= 1.05 * allowed
+        assert energy <= 1.1 * allowed
         return
     assert made.scale == Scale.read(json.loads(json.dumps(made.scale.write())), matrix)
     error = float(np.sum((approximation(made) - target) ** 2))
-    assert error <= 1.05 * allowed
-    assert error <= 1.05 * energy
+    assert error <= 1.1 * allowed
+    assert error <= 1.1 * energy
 
 
 @pytest.mark.parametrize("real", REALS)
