@@ -11,6 +11,7 @@ import numpy as np
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS shares out more
 _WIDE, _DEEP = 256, 64
+_SMALL = 32  # rows of a matrix that LAPACK inverts without a BLAS's threads
 _PART = 1 << 13  # of vectors; OpenBLAS shares out more than 10,000
 
 
@@ -37,3 +38,17 @@ def dot(one: np.ndarray, other: np.ndarray) -> float:
     """The sum of the products of two vectors' values."""
     starts = range(0, one.size, _PART)
     return sum(float(one[i : i + _PART] @ other[i : i + _PART]) for i in starts)
+
+
+def root_inverse(matrix: np.ndarray) -> np.ndarray:
+    """The inverse of the lower triangular Cholesky factor of a positive definite matrix."""
+    size = len(matrix)
+    if size <= _SMALL:
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(matrix)))
+    half = size // 2
+    out = np.zeros_like(matrix)
+    first = out[:half, :half] = root_inverse(matrix[:half, :half])
+    below = product(matrix[half:, :half], first.T)
+    second = out[half:, half:] = root_inverse(matrix[half:, half:] - product(below, below.T))
+    out[half:, :half] = -product(second, product(below, first))
+    return out

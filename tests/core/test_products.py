@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lc.core.products import dot, product
+from keras_lc.core.products import dot, product, root_inverse
 
 from .chains import examples
 
@@ -38,3 +38,12 @@ def test_products_of_nothing_are_zeros(sides):
 def test_dots_of_integers_are_exact(size, seed):
     one, other = np.random.default_rng(seed).integers(-9, 10, (2, size))
     assert dot(one.astype(np.float32), other.astype(np.float32)) == int(one @ other)
+
+
+@given(st.integers(1, 150), st.integers(0, 2**32 - 1))
+def test_the_inverse_root_makes_a_matrix_that_of_identity(size, seed):
+    values = np.random.default_rng(seed).standard_normal((size, 2 * size + 5))
+    matrix = values @ values.T
+    root = root_inverse(matrix)
+    np.testing.assert_allclose(root @ matrix @ root.T, np.eye(size), atol=1e-9)
+    assert not np.triu(root, 1).any()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from keras_lc.core.matrix import Matrix
-from keras_lc.core.products import product
+from keras_lc.core.products import product, root_inverse
 from keras_lc.errors import DamagedError
 
 WORTH = 2.0  # energy of a component for each of its numbers, in units of the error of one
@@ -179,7 +179,8 @@ def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> O
     basis = a * np.ldexp(step, shifts - top)
     projected = product(basis.T.astype(target.dtype), target).astype(np.float64)
     gram = product(basis.T, basis) + 1e-9 * np.eye(kept)  # a vector may have been rounded to zero
-    b = np.rint(np.linalg.solve(gram, projected) / step)
+    root = root_inverse(gram)
+    b = np.rint(product(root.T, product(root, projected)) / step)
     area, top = float(np.ldexp(area, 2 * lift)), top + lift
     if not 1e-300 < area < 1e300 or top not in _EXPONENTS:
         return None
@@ -201,10 +202,17 @@ def _leading(target: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of what the columns span, and zeros where they span less."""
+    """A basis of what the columns span, orthonormal but for directions that are hardly there:
+    shifted Cholesky QR (Fukaya et al., https://arxiv.org/abs/1809.11085)."""
     largest = np.abs(columns).max()
     columns = columns / (largest or 1)
-    squares, turn = np.linalg.eigh(product(columns.T, columns).astype(np.float64))
-    sound = squares > np.finfo(columns.dtype).eps * squares[-1]
-    turn *= np.where(sound, 1 / np.sqrt(np.where(sound, squares, 1)), 0)
-    return product(columns, turn.astype(columns.dtype))
+    gram = product(columns.T, columns).astype(np.float64)
+    shift = float(np.finfo(columns.dtype).eps * np.trace(gram)) or 1.0
+    while True:
+        gram[np.diag_indices_from(gram)] += shift
+        try:
+            root = root_inverse(gram)
+        except np.linalg.LinAlgError:  # by rounding, some direction has an energy below zero
+            shift *= 8
+        else:
+            return product(columns, root.T.astype(columns.dtype))
