@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
+from keras_lc import workers
+
 
 class Background:
     """Runs one job at a time, beside the caller or, with `threaded=False`, in its place.
@@ -32,12 +34,17 @@ class Background:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "keras_lc")
-        self._jobs.append(self._pool.submit(job))
+        self._jobs.append(self._pool.submit(_beside, job))
 
     def wait(self) -> None:
         """Return when no job is in flight; raise what the last one failed with, once."""
         while self._jobs:
             self._jobs.pop().result()
+
+
+def _beside(job: Callable[[], None]) -> None:
+    with workers.using(workers.beside()):
+        job()
 
 
 def _report(jobs: list[Future[None]]) -> None:

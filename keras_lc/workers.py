@@ -18,6 +18,7 @@ from keras_lc.errors import OptionError
 # the processors that a job may use, not all that its machine has
 _OURS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 THREADS = min(4, _OURS or 1)
+_BESIDE = max(1, (_OURS or 1) // 2)  # at most, where a training has use for processors too
 _SPARE = 2  # items under way for each thread, so that their scratch memory is bounded
 # glibc gives a thread's freed memory back to the system from twice the largest block on that was
 # ever freed, if that is at most 32 MiB, and having pages made anew takes longer than the work on
@@ -43,6 +44,12 @@ def using(threads: int | None) -> Iterator[None]:
         yield
     finally:
         _wanted.reset(before)
+
+
+def beside() -> int:
+    """How many threads to take beside a training: with all of the processors, a save is hardly
+    sooner done, and the training waits longer."""
+    return min(_count(), _BESIDE)
 
 
 def _count() -> int:

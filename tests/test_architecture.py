@@ -81,7 +81,7 @@ def within(name, allowed):
         ("core", {"numpy", "pcodec"}, CORE),
         ("store", {"numpy", "h5py", "ml_dtypes", "fsspec"}, STORE),
         ("errors", set(), set()),
-        ("background", set(), {"keras_lc.errors"}),
+        ("background", set(), {"keras_lc.errors", "keras_lc.workers"}),
         ("preempt", set(), {"keras_lc.errors"}),
         ("schedule", set(), {"keras_lc.errors"}),
         ("skip", set(), {"keras_lc.errors"}),

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from keras_lc import workers
+from keras_lc.background import Background
 from keras_lc.errors import OptionError
 
 
@@ -44,3 +45,14 @@ def test_other_threads_keep_their_number(monkeypatch):
 def test_what_is_no_number_of_threads_is_refused(threads):
     with pytest.raises(OptionError, match="threads="), workers.using(threads):
         pass
+
+
+def test_a_job_in_the_background_leaves_processors_to_the_training(monkeypatch):
+    monkeypatch.setattr(workers, "THREADS", 4)
+    monkeypatch.setattr(workers, "_BESIDE", 2)
+    found = []
+    for threaded in (True, False):
+        jobs = Background(threaded)
+        jobs.submit(lambda: found.append(len(ran_in())))
+        jobs.wait()
+    assert found == [2, 4]
