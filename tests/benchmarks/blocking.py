@@ -7,8 +7,9 @@ sides in one run, in turn, medians:
 
 - blocked: how long a save holds up the training thread, beside `ModelCheckpoint` and beside a
   plain copy of the same bytes from one warm buffer to another;
-- slowed: batches of about 100 ms, with a save every 50 of them and without, all on the same
-  processors; every round is both, one after the other;
+- slowed: batches of about 100 ms on the same processors as all of the encoding: how much longer
+  those beside a save take together than as many of the others around them (median), in shares of
+  50 batches, which is what a save at every 50 costs;
 - memory: the highest resident memory over many saves above that of the running training, each
   codec in a process of its own; of the first and of the last quarter of the saves, so that a leak
   shows.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -61,11 +63,20 @@ class Clock(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
 
-def train(model, data, size, callbacks=()):
+def clock(model, data, size, callbacks=(), epoch=0):
+    """When each batch of an epoch ended."""
+    found = Clock()
+    model.fit(
+        *data, batch_size=size, shuffle=False, verbose=0, callbacks=[found, *callbacks],
+        initial_epoch=epoch, epochs=epoch + 1,
+    )  # fmt: skip
+    return found.ends
+
+
+def train(model, data, size, callbacks=(), epoch=0):
     """Seconds a batch, without what comes before the first and after the last."""
-    clock = Clock()
-    model.fit(*data, batch_size=size, shuffle=False, verbose=0, callbacks=[clock, *callbacks])
-    return (clock.ends[-1] - clock.ends[0]) / max(1, len(clock.ends) - 1)
+    ends = clock(model, data, size, callbacks, epoch)
+    return (ends[-1] - ends[0]) / max(1, len(ends) - 1)
 
 
 def load():
@@ -142,32 +153,42 @@ def blocked(layers, codecs, rounds):
     print(f"\n{load()}")
 
 
-def slowed(layers, codecs, rounds, count, milliseconds):
-    """By how much batches take longer with a save every `EVERY` of them; nothing but deltas, and
-    each is made to its end while training goes on."""
+def slowed(layers, codecs, rounds, milliseconds):
+    """What saves cost the batches beside them; nothing but deltas."""
     model, size = build(layers), 64
     train(model, batches(size, 4), size)
     for _ in range(3):
         seconds = train(model, batches(size, 10), size)
         size = max(1, round(size * milliseconds / 1e3 / seconds))
-    data = batches(size, count)
-    first = [part[: size * (2 * EVERY - 1)] for part in batches(size, 2 * EVERY - 1)]
-    print(f"\n## Slowed: a save every {EVERY} batches of {size}, rounds of {count} batches\n")
-    head("codec", "a batch without, ms", "with, ms", "slower, %", "each round, %")
+    data, before = batches(size, 2 * EVERY), EVERY // 2
+    print(f"\n## Slowed: one save to {EVERY} batches of {size}, {rounds} saves\n")
+    head("codec", "a batch, ms", "saved after, s", "slower, %", "each save, %")
+    saved = []
+
+    def note(info):
+        saved.append(time.perf_counter())
+
     for codec in codecs:
         with tempfile.TemporaryDirectory() as scratch:
             save = LCModelCheckpoint(
-                f"{scratch}/cp-{{batch:04d}}", save_freq=EVERY, codec=codec, final_codec=codec
-            )
-            train(model, first, size, [save])  # a base, and all but one batch to the next save
-            without, along = [], []
-            for _ in range(rounds):
-                without.append(train(model, data, size))
-                along.append(train(model, data, size, [save]))
-        slower = [100 * (b / a - 1) for a, b in zip(without, along, strict=True)]
+                f"{scratch}/cp-{{epoch:04d}}-{{batch:04d}}", save_freq=2 * EVERY, codec=codec,
+                final_codec=codec, on_saved=note,
+            )  # fmt: skip
+            first = [part[: size * (2 * EVERY - before)] for part in data]
+            train(model, first, size, [save])  # a base, and all but `before` batches to a save
+            found = []
+            for epoch in range(1, rounds + 1):
+                saved.clear()
+                ends = np.array(clock(model, data, size, [save], epoch))
+                spent = np.diff(ends)
+                beside = (ends[1:] > ends[before - 1]) & (ends[:-1] < saved[0])
+                usual = np.median(spent[~beside])
+                slower = (spent[beside] - usual).sum() / (EVERY * usual)
+                found.append((1e3 * usual, saved[0] - ends[before - 1], 100 * slower))
+        usual, needed, slower = (median(column) for column in zip(*found, strict=True))
         row(
-            codec, f"{1e3 * median(without):.1f}", f"{1e3 * median(along):.1f}",
-            f"{median(slower):+.1f}", " ".join(f"{each:+.1f}" for each in slower),
+            codec, f"{usual:.1f}", f"{needed:.2f}", f"{slower:+.1f}",
+            " ".join(f"{each:+.1f}" for *_, each in found),
         )  # fmt: skip
     print(f"\n{load()}")
 
@@ -200,8 +221,10 @@ def memory_of(layers, codec, saves):
             final_codec=codec, keyframe_every=50, max_to_keep=3, on_saved=note,
         )  # fmt: skip
         Path("/proc/self/clear_refs").write_text("5")
-        while len(peaks) < saves:
-            train(model, data, size, [save])
+        for epoch in count():
+            if len(peaks) >= saves:
+                break
+            train(model, data, size, [save], epoch)
     quarter = len(peaks) // 4
     parts = (max(peaks[:quarter]), max(peaks[-quarter:]), median(after[:quarter]),
              median(after[-quarter:]))  # fmt: skip
@@ -224,7 +247,6 @@ def main():
     parser.add_argument("--table", nargs="+", default=["blocked", "slowed", "memory"])
     parser.add_argument("--layers", type=int, default=12, help="of 1024 x 1024")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=100, help="of a round of `slowed`")
     parser.add_argument("--milliseconds", type=float, default=100, help="of a batch of `slowed`")
     parser.add_argument("--saves", type=int, default=200, help="of `memory`")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -236,7 +258,7 @@ def main():
     if "blocked" in options.table:
         blocked(options.layers, options.codec, options.rounds)
     if "slowed" in options.table:
-        slowed(options.layers, options.codec, options.rounds, options.batches, options.milliseconds)
+        slowed(options.layers, options.codec, options.rounds, options.milliseconds)
     if "memory" in options.table:
         memory(options.layers, options.codec, options.saves)
 

@@ -4,13 +4,20 @@
 
 A state of weights and Adam's moments in float32 (matrices of 2048 x 2048), moved between deltas
 by gradients whose singular values fall slowly, and noise, as training moves it. Each codec's
-third delta is timed on one processor and on all, several times in turn, medians; decoding
-includes making all arrays.
+third delta is timed, several times in turn with a copy, medians:
+
+- on one processor, and on all of them by threads;
+- on all by a process each, what they do in the same time added up: more than that the machine
+  does not give, whose processors may share a core, its caches and its memory.
+
+Decoding goes to arrays that are there, as the copy does, and to new ones: for the first touch of
+a page, a virtual machine may take longer than for decoding what is written there.
 Figures are of the uncompressed state, in MB/s. `scratch` is the peak of memory above what is
 there before and after, by `tracemalloc`, in shares of the state.
 """
 
 import argparse
+import multiprocessing
 import os
 import time
 import tracemalloc
@@ -68,12 +75,13 @@ def timed(work, *arguments):
     return time.perf_counter() - begin, result
 
 
-def copy(state):
-    return {name: array.copy() for name, array in state.items()}
+def copy(state, places):
+    for array, place in zip(state.values(), places, strict=True):
+        np.copyto(place, array)
 
 
-def decode(decoder, blob):
-    return dict(decoder.decode(blob))
+def decode(decoder, blob, places=None):
+    return list(decoder.decode(blob).several(decoder.reconstruction, places))
 
 
 def chains(states, specs, codec):
@@ -85,15 +93,48 @@ def chains(states, specs, codec):
 
 
 def measure(states, specs, codec, rounds):
-    last, spent = states[-1], {"copy": [], "encode": [], "decode": []}
+    """Seconds to copy, to encode, to decode to arrays that are there, and to new ones; bytes."""
+    last, spent = states[-1], []
+    places = [np.ones_like(array) for array in last.values()]
     for _ in range(rounds):
         encoder, decoder = chains(states, specs, codec)
-        spent["copy"].append(timed(copy, last)[0])
-        seconds, blob = timed(encoder.encode, last)
-        spent["encode"].append(seconds)
-        seconds, _ = timed(decode, decoder, blob)
-        spent["decode"].append(seconds)
-    return {name: median(seconds) for name, seconds in spent.items()}, len(blob)
+        _, other = chains(states, specs, codec)
+        copying, _ = timed(copy, last, places)
+        encoding, blob = timed(encoder.encode, last)
+        flat = [place.reshape(-1) for place in places]
+        spent.append(
+            (
+                copying,
+                encoding,
+                timed(decode, decoder, blob, flat)[0],
+                timed(decode, other, blob)[0],
+            )
+        )
+    return [median(seconds) for seconds in zip(*spent, strict=True)], len(blob)
+
+
+def on(processors):
+    os.sched_setaffinity(0, processors)
+    workers.THREADS = len(processors)
+
+
+def side_by_side(processors, *arguments):
+    """Bytes per second of one process on each processor, added up: a fork, so that nothing is
+    copied."""
+
+    def alone(processor):
+        on({processor})
+        queue.put(measure(*arguments)[0])
+
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    jobs = [context.Process(target=alone, args=[processor]) for processor in processors]
+    for job in jobs:
+        job.start()
+    each = [queue.get() for _ in jobs]
+    for job in jobs:
+        job.join()
+    return each
 
 
 def scratch(states, specs, codec):
@@ -117,17 +158,22 @@ def main():
     size = sum(array.nbytes for array in states[0].values())
     everyone = os.sched_getaffinity(0)
     print(f"{size / 4e6:.0f} M values of float32\n")
-    print("| codec | processors | copy, MB/s | encode | decode | times smaller | scratch |")
-    print("|---|---|---|---|---|---|---|")
+    print("| codec | on | copy, MB/s | encode | decode | to new | times smaller | scratch |")
+    print("|---|---|---|---|---|---|---|---|")
     for codec in options.codec:
-        spare = scratch(states, specs, codec) / size
+        what = states, specs, codec, options.rounds
+        spare = scratch(*what[:-1]) / size
+        found = {}
         for processors in ({min(everyone)}, everyone):
-            os.sched_setaffinity(0, processors)
-            workers.THREADS = len(processors)
-            spent, nbytes = measure(states, specs, codec, options.rounds)
-            rates = (size / seconds / 1e6 for seconds in spent.values())
+            on(processors)
+            seconds, nbytes = measure(*what)
+            found[f"{len(processors)} thread{'s'[len(processors) == 1 :]}"] = [seconds]
+        if len(everyone) > 1:
+            found[f"{len(everyone)} processes"] = side_by_side(everyone, *what)
+        for name, each in found.items():
+            rates = (sum(size / 1e6 / one for one in times) for times in zip(*each, strict=True))
             print(
-                f"| {codec} | {len(processors)} | {' | '.join(f'{rate:.0f}' for rate in rates)} "
+                f"| {codec} | {name} | {' | '.join(f'{rate:.0f}' for rate in rates)} "
                 f"| {size / nbytes:.1f} | {spare:.2f} |",
                 flush=True,
             )
