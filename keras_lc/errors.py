@@ -44,3 +44,7 @@ class TemplateError(CheckpointError, KeyError, ValueError):
 
 class OptionError(CheckpointError, ValueError, TypeError):
     """An argument has a value that is not understood."""
+
+
+class ChangedError(CheckpointError, ValueError):
+    """What is cached was made with other arguments, other data, or from another parent."""

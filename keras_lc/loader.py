@@ -80,7 +80,7 @@ def _follow(directory: Directory, route: list[Stored], whole: bool) -> Decoded:
     with ThreadPoolExecutor(_AHEAD, "keras_lc-read") as readers:
 
         def fetch(stored: Stored) -> Future[memoryview]:
-            return readers.submit(copy_context().run, _delta, directory, stored)
+            return readers.submit(copy_context().run, payload, directory, stored)
 
         blobs, later = deque(map(fetch, deltas[:_AHEAD])), iter(deltas[_AHEAD:])
         for stored in shown(route, len(route), f"restoring {route[-1].name}"):
@@ -118,7 +118,7 @@ def decode(directory: Directory, stored: Stored, before: Decoded | None) -> Deco
     """
     if before is None:
         return _base(directory, stored)
-    before.decoder.decode(_delta(directory, stored))
+    before.decoder.decode(payload(directory, stored))
     return before
 
 
@@ -137,8 +137,12 @@ def _base(directory: Directory, stored: Stored, delta: Future[memoryview] | None
     return Decoded(DeltaDecoder(content.arrays, copy=False, absent=content.absent), content)
 
 
-def _delta(directory: Directory, stored: Stored) -> memoryview:
-    """The payload of a delta."""
+def payload(directory: Directory, stored: Stored) -> memoryview:
+    """The payload of a delta, checked.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what the listing said.
+    """
     with _opened(directory, stored) as source:
         source.fetch()
         return source.data[source.start :]

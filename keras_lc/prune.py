@@ -11,7 +11,7 @@ from keras_lc.errors import CheckpointError, DamagedError, FormatError, OptionEr
 from keras_lc.figures import Column, Figures, Table, words
 from keras_lc.progress import shown
 from keras_lc.references import opened
-from keras_lc.store import chain, index, pack, record
+from keras_lc.store import chain, index, pack, record, stages
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.lock import Writer
@@ -75,7 +75,7 @@ def prune(
         dry_run: only say what would be deleted.
 
     Raises:
-        OptionError: no rule is given, or it keeps nothing.
+        OptionError: no rule is given, or it keeps nothing, or there is a run of stages.
         NotFoundError: there is no such directory.
         LockedError: another process saves into it.
         DamagedError, FormatError, StoreError: a file cannot be read, so that it may build on any
@@ -88,6 +88,11 @@ def prune(
     if all(number is None for number in rules.values()):
         raise OptionError("say what to keep: the last ones, the best ones, or one every N epochs.")
     place, contents = opened(directory)
+    if stages.is_run(place):
+        raise OptionError(
+            f"{str(place)!r} is a run of stages, which need its checkpoints; delete stages "
+            "instead, with `keras_lc.stages.Run(...).delete(id)`."
+        )
     if dry_run:
         return _plan(place, contents, rules, monitor, dry_run)[0]
     writer = Writer(place)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from keras_lc.capture import run
+from keras_lc.capture import RUN, run
 from keras_lc.capture.keras import KerasCapture
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import Rules
@@ -59,6 +59,12 @@ class Saver:
         self._began = 0  # at which step
         self._saved = (-1, False)  # step of the last checkpoint, and whether it will do as the last
         self._told: Callable[[CheckpointInfo], None] | None = None
+        self._origin: Loaded | None = None
+
+    def follow(self, loaded: Loaded) -> None:
+        """Have a new chain begin on a checkpoint of the directory, whatever its name, if it has
+        the tensors of the model; else on a base. Its decoder is taken over."""
+        self._origin = loaded
 
     @property
     def begun(self) -> bool:
@@ -146,6 +152,21 @@ class Saver:
             codec=codec if last else None,
         )
 
+    def save_on(self, loaded: Loaded, path: str, epoch: int, logs: Mapping[str, Any]) -> None:
+        """When a `fit` has ended: save what the model is now as a last checkpoint, on top of one
+        of its directory, whose decoder is taken over; durable on return.
+
+        Args:
+            loaded: that checkpoint.
+            path: of the new one, without suffix.
+            epoch: completed ones.
+            logs: metrics to store with it.
+        """
+        assert self._capture is not None
+        self._go_on(loaded, self._capture)
+        self.save(path, epoch - 1, None, logs, last=True, schedule={}, told=None)
+        self.close()
+
     def wait(self) -> None:
         """Return when every save asked for is durable; raise what the last one failed with."""
         self._checkpointer.wait()
@@ -157,8 +178,16 @@ class Saver:
     def _begin_chain(self, directory: str, capture: KerasCapture) -> None:
         """A new chain in a directory, or the one that the model has been restored from."""
         self._open(directory)
-        if capture.step and capture.model.built:
+        if self._origin is not None:
+            if self._is_alike(self._origin, capture):
+                self._go_on(self._origin, capture)
+        elif capture.step and capture.model.built:
             self._checkpointer.adopt(capture)
+
+    def _is_alike(self, loaded: Loaded, capture: KerasCapture) -> bool:
+        """Whether a checkpoint has the tensors of the model, so that a delta may build on it."""
+        own = {name for name in loaded.decoder.reconstruction if not name.startswith(RUN)}
+        return own == {spec.name for spec in capture.specs}
 
     def _go_on(self, loaded: Loaded, capture: KerasCapture) -> None:
         """Continue a chain as if this process had made it."""

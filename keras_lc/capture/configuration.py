@@ -26,10 +26,14 @@ def configuration(model: Any) -> dict[str, Any]:
         with ObjectSharingScope():
             config = keras.saving.serialize_keras_object(model)
         policy = keras.dtype_policies.serialize(model.dtype_policy)
-        text = json.dumps({"model": config, "dtype_policy": policy})
-        return dict(json.loads(_TORCH_OPTIMIZERS.sub('"keras.optimizers"', text)))
+        return dict(portable({"model": config, "dtype_policy": policy}))
     except Exception as error:  # a model's own get_config may raise anything
         return {"unserializable": f"{type(error).__name__}: {error}"}
+
+
+def portable(config: Any) -> Any:
+    """What Keras has serialized, as JSON that every backend can make objects of."""
+    return json.loads(_TORCH_OPTIMIZERS.sub('"keras.optimizers"', json.dumps(config)))
 
 
 def rebuild(about: Mapping[str, Any], where: str) -> Any:

@@ -46,17 +46,14 @@ def extended(
         notes: numbers, None, and lists and objects of them.
         random: random states by the time that they are of.
     """
-    arrays = dict(snapshot.arrays)
-    specs = list(snapshot.specs)
-    roles = {spec.name: spec.role for spec in specs}
+    roles = {spec.name: spec.role for spec in snapshot.specs}
+    snapshot = with_random(snapshot, random)
+    arrays, specs = dict(snapshot.arrays), list(snapshot.specs)
 
     def add(name: str, array: np.ndarray, role: Any = "exact") -> None:
         arrays[RUN + name] = array
         specs.append(TensorSpec(RUN + name, role))
 
-    for time, states in random.items():
-        for kind, array in states.items():
-            add(f"random/{time}/{kind}", array)
     for i, variable in enumerate(model.metrics_variables):
         add(f"metrics/{i}", np.array(keras.ops.convert_to_numpy(variable)))
     for i, callback in enumerate(_stopping(callbacks)):
@@ -68,6 +65,17 @@ def extended(
     add("notes", text.packed(_told({**notes, **kept}), least=1 << 12))
     add("history", text.packed(_told(_rows(callbacks)), least=1 << 16))
     return replace(snapshot, arrays=arrays, specs=specs)
+
+
+def with_random(snapshot: Snapshot, random: Mapping[str, Random]) -> Snapshot:
+    """A snapshot with random states added, by the time that they are of."""
+    added = {
+        f"{RUN}random/{time}/{kind}": array
+        for time, states in random.items()
+        for kind, array in states.items()
+    }
+    specs = [*snapshot.specs, *(TensorSpec(name, "exact") for name in added)]
+    return replace(snapshot, arrays={**snapshot.arrays, **added}, specs=specs)
 
 
 def specs(arrays: Mapping[str, np.ndarray], model: Sequence[TensorSpec]) -> list[TensorSpec]:

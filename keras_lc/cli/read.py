@@ -10,12 +10,13 @@ from keras_lc.cli.app import app, directory, json_option, monitor_option, refere
 @app.command()
 @directory(default=".")
 @monitor_option
+@click.option("--checkpoints", is_flag=True, help="Of a run, the checkpoints and not the stages.")
 @json_option
-def ls(directory: str, monitor: str | None, as_json: bool) -> int:
-    """List the checkpoints of a directory, and damaged files."""
-    from keras_lc.report.catalog import catalog
+def ls(directory: str, monitor: str | None, checkpoints: bool, as_json: bool) -> int:
+    """List the checkpoints of a directory, or the stages of a run, and damaged files."""
+    from keras_lc.report.shown import listed
 
-    return tell(catalog(directory, monitor), as_json)
+    return tell(listed(directory, monitor, checkpoints), as_json)
 
 
 @app.command()

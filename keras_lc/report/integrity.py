@@ -13,7 +13,7 @@ from keras_lc.errors import CheckpointError, DamagedError, FormatError
 from keras_lc.figures import Figures, words
 from keras_lc.progress import shown
 from keras_lc.references import opened
-from keras_lc.store import chain, index, record
+from keras_lc.store import chain, index, record, stages
 from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents, Stored
 
@@ -68,7 +68,8 @@ class Report(Figures):
 def verify(directory: str | os.PathLike[str], decode: bool = True) -> Report:
     """Read every checkpoint of a directory, compare its digest, and decode it.
 
-    Each delta is decoded once. Files of other programs are left alone.
+    Each delta is decoded once. What the stages of a run need must be there. Files of
+    other programs are left alone.
 
     Args:
         directory: a path or URL.
@@ -91,8 +92,19 @@ def verify(directory: str | os.PathLike[str], decode: bool = True) -> Report:
             reason = f"{damaged.get(stored.file, '')} {stored.name}: {reason}".strip()
         damaged[stored.file] = reason
     checked = len(contents.stored) + len(contents.damaged)
-    newer = bool(damaged) and damaged.keys() <= contents.newer
-    return Report(str(place), checked, damaged, newer)
+    told = dict(_stages(place, contents))
+    newer = {file for file, fault in told.items() if isinstance(fault, FormatError)}
+    damaged |= {file: str(fault) for file, fault in told.items()}
+    only_newer = bool(damaged) and damaged.keys() <= contents.newer | newer
+    return Report(str(place), checked, damaged, only_newer)
+
+
+def _stages(directory: Directory, contents: Contents) -> Iterator[tuple[str, CheckpointError]]:
+    """Files of a run that cannot be read, or that name checkpoints which are not there."""
+    book, faults = stages.inspect(directory)
+    yield from faults.items()
+    for file, names in stages.lost(book, contents.by_digest).items():
+        yield file, DamagedError(f"it needs {', '.join(names)}, which is missing or another one.")
 
 
 def _altered(directory: Directory, contents: Contents) -> Iterator[tuple[Stored, str]]:

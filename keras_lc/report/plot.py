@@ -44,7 +44,7 @@ def plot(
     if not text.endswith(FORMATS):
         raise OptionError(f"{text!r}: expected a file name that ends in {', '.join(FORMATS)}.")
     place, name = free(text, overwrite)
-    figure_class = _matplotlib()
+    figure_class = matplotlib_figure()
     drawn = history(directory)
     every = panels(drawn)
     figure = figure_class(figsize=(8, 2.7 * len(every)), layout="constrained")
@@ -75,7 +75,7 @@ def free(target: str, overwrite: bool) -> tuple[Any, str]:
 
 def pictures(drawn: History) -> dict[str, str]:
     """Each panel by its name, as SVG to stand within HTML."""
-    figure_class = _matplotlib()
+    figure_class = matplotlib_figure()
     found = {}
     for name, draw in panels(drawn).items():
         figure = figure_class(figsize=(5, 3), layout="constrained")
@@ -106,7 +106,12 @@ def panels(drawn: History) -> dict[str, Panel]:
     return found
 
 
-def _matplotlib() -> Any:
+def matplotlib_figure() -> Any:
+    """The class of figures, which belong to no window.
+
+    Raises:
+        OptionError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -125,7 +130,8 @@ def _epochs(drawn: History) -> tuple[list[float], str]:
     return [float(i) for i in range(1, len(epochs) + 1)], "checkpoint"
 
 
-def _frame(axes: Any, title: str, x: str, y: str = "") -> None:
+def frame(axes: Any, title: str, x: str, y: str = "") -> None:
+    """Title and labels of axes, all in one look."""
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(x, fontsize=9)
     axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
@@ -142,7 +148,7 @@ def _sizes(axes: Any, drawn: History) -> None:
     full = [point.full or np.nan for point in drawn.checkpoints]
     axes.plot(places, full, "--", color="0.5", lw=1, label="whole")
     axes.set_yscale("log")
-    _frame(axes, "size of each checkpoint", what, "bytes")
+    frame(axes, "size of each checkpoint", what, "bytes")
     axes.legend(fontsize=8, frameon=False)
 
 
@@ -155,7 +161,7 @@ def _total(axes: Any, drawn: History) -> None:
     axes.fill_between(places, stored, color="C0", alpha=0.4)
     axes.plot(places, stored, color="C0", lw=1.2, label="stored")
     axes.set_ylim(bottom=0)
-    _frame(axes, f"in total: {full[-1] / stored[-1]:.1f} times smaller", what, "MB")
+    frame(axes, f"in total: {full[-1] / stored[-1]:.1f} times smaller", what, "MB")
     axes.legend(fontsize=8, frameon=False, loc="upper left")
 
 
@@ -164,7 +170,7 @@ def _metrics(axes: Any, drawn: History, metrics: Sequence[str]) -> None:
     for name in metrics:
         values = [point.logs.get(name, np.nan) for point in drawn.checkpoints]
         axes.plot(places, values, ".-", ms=3, lw=1, label=name)
-    _frame(axes, ", ".join(metrics[:3]), what)
+    frame(axes, ", ".join(metrics[:3]), what)
     axes.legend(fontsize=8, frameon=False)
 
 
@@ -191,7 +197,7 @@ def _heat(axes: Any, drawn: History, values: np.ndarray, by: np.ndarray, title: 
         extent=(places[0] - half, places[-1] + half, len(chosen) - 0.5, -0.5),
     )
     axes.set_yticks(range(len(chosen)), [_short(drawn.tensors[i]) for i in chosen])
-    _frame(axes, title, what)
+    frame(axes, title, what)
     axes.tick_params(axis="y", labelsize=8 if len(chosen) <= 12 else 5)
     axes.figure.colorbar(picture, ax=axes).ax.tick_params(which="both", labelsize=8)
 

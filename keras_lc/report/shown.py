@@ -7,11 +7,14 @@ import os
 from keras_lc.figures import Figures
 from keras_lc.report.catalog import catalog
 from keras_lc.report.detail import detail
+from keras_lc.report.tree import tree
+from keras_lc.store import stages
 from keras_lc.store.locate import directory_at
 
 
 def show(reference: str | os.PathLike[str], monitor: str | None = None) -> Figures:
-    """The checkpoints of a directory, or one of them: a table in a notebook, columns in `print`.
+    """The checkpoints of a directory, the stages of a run, or one checkpoint: a table in a
+    notebook, columns in `print`.
 
     Args:
         reference: a directory, or a checkpoint such as `"training/latest"`.
@@ -27,5 +30,20 @@ def show(reference: str | os.PathLike[str], monitor: str | None = None) -> Figur
         []
     """
     if directory_at(reference).exists():
-        return catalog(reference, monitor)
+        return listed(reference, monitor)
     return detail(reference)
+
+
+def listed(
+    directory: str | os.PathLike[str], monitor: str | None = None, checkpoints: bool = False
+) -> Figures:
+    """The stages of a run, or the checkpoints of any other directory.
+
+    Args:
+        directory: a path or URL.
+        monitor: as for `show`; with one, a run is listed by its checkpoints, too.
+        checkpoints: list them, whatever it is.
+    """
+    if monitor is None and not checkpoints and stages.is_run(directory_at(directory)):
+        return tree(directory)
+    return catalog(directory, monitor)

@@ -1,0 +1,368 @@
+"""A stage: a block of a script whose calls of `fit` are made once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from secrets import token_hex
+from types import TracebackType
+from typing import Any
+
+import keras
+
+from keras_lc.capture import run as runs
+from keras_lc.errors import ChangedError, CheckpointError, OptionError
+from keras_lc.restoring import put_back
+from keras_lc.stages import plots, settings, states, training
+from keras_lc.stages.fingerprint import differences, told
+from keras_lc.stages.session import RERUN, Place, Session, apart, clauses
+from keras_lc.stages.settings import Settings
+from keras_lc.store import stages
+from keras_lc.store.stages import BEST, END, LAST, Fit, Parent
+
+_DATA = ("sample_weight", "validation_data")  # arguments of Keras' `fit` that are data
+
+
+class Stage:
+    """What `run.stage(...)` gives; to be used in its `with` block."""
+
+    def __init__(
+        self, session: Session, id: str, description: str, parent: Parent | None, on_change: str  # noqa: A002
+    ):  # fmt: skip
+        self.id = id
+        self._session = session
+        self._description = description
+        self._parent = parent
+        self._on_change = on_change
+        self._settings: Settings | None = None
+        self._given: dict[str, Any] = {}
+        self._called = 0  # calls of `fit`
+
+    @property
+    def model(self) -> Any:
+        """The model, in the state that this stage has come to."""
+        return self._session.model
+
+    def __enter__(self) -> Stage:
+        session = self._session
+        if session.open is not None:
+            raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
+        if self._parent is not None:
+            session.go(session.place_of(self._parent))
+        else:
+            session.go(session.start() if session.book.run.start else None)
+        self._settings = session.settings_of(self._parent.stage if self._parent else None)
+        session.open = self.id
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        session = self._session
+        session.open = None
+        record = self._record()
+        if error is not None or not record.fits:
+            return
+        if 0 < self._called < len(record.fits):
+            if self._on_change != RERUN:
+                raise ChangedError(
+                    f"stage {self.id!r} has {len(record.fits)} fits, and its block made "
+                    f"{self._called}: make all of them, or have the rest forgotten with "
+                    "on_change='rerun'."
+                )
+            record = replace(record, fits=record.fits[: self._called], cached={})
+            session.write(record)
+        elif record != session.book.stages[self.id]:  # described otherwise
+            session.write(record)
+        if record.complete:
+            session.go(session.place_of(Parent(self.id)))
+
+    def compile(self, **arguments: Any) -> None:
+        """Compile the model as `keras.Model.compile` does, when there is something to train.
+
+        What is given is made anew. What is not given carries over from the parent, the optimizer
+        with its state. Which layers are trainable is stored, too.
+
+        Args:
+            arguments: of `keras.Model.compile`.
+
+        Raises:
+            OptionError: it was called before, or after a `fit`, or an argument is not known.
+        """
+        self._check_open()
+        if self._given or self._called:
+            raise OptionError(
+                f"stage {self.id!r}: compile comes first and once; begin another stage to change "
+                "what is compiled."
+            )
+        if unknown := arguments.keys() - set(settings.ARGUMENTS):
+            raise OptionError(f"compile has no argument {', '.join(sorted(unknown))}.")
+        carried = {} if self._settings is None else self._settings.parts
+        if "optimizer" not in {**carried, **arguments}:
+            raise OptionError(f"stage {self.id!r} has no parent to take the optimizer from.")
+        session = self._session
+        self._settings = settings.given(self.id, arguments, self._settings, session.flags)
+        documents = {name: self._settings.parts[name].document for name in arguments}
+        self._given = documents | {settings.TRAINABLE: self._settings.trainable}
+        session.know(self.id, self._settings)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        epochs: int = 1,
+        watch: str | None = None,
+        mode: str = "auto",
+        load_best: bool = False,
+        patience: int | None = None,
+        warmup: int = 0,
+        callbacks: Iterable[Any] = (),
+        data_id: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Train, or where this has been done before, take what came of it from the store.
+
+        A fit that was killed goes on in the middle. Random states are those that the stage
+        before has ended with, whatever the script has drawn meanwhile, and stay the script's own.
+
+        Args:
+            x, y: as for `keras.Model.fit`.
+            epochs: to train; they are counted from 0 in each fit.
+            watch: the metric that tells the best epoch; `"val_loss"` if there is validation
+                data, else `"loss"`.
+            mode: `"auto"`, `"min"` or `"max"`: what is better.
+            load_best: end with the state of the best epoch. The schedule (the optimizer's
+                iterations and its learning rate) stays what it has come to.
+            patience: stop after so many epochs that were no better.
+            warmup: epochs in which the learning rate rises to what it is.
+            callbacks: as in Keras.
+            data_id: names the data, where it is a data set of which type and shapes alone can be
+                seen: give it another name when it becomes another one.
+            options: of `keras.Model.fit`.
+
+        Returns:
+            The `History` of this fit.
+
+        Raises:
+            ChangedError: it was made with other arguments, settings or data, or from another
+                state.
+            OptionError: an argument is not understood, or the stage was never compiled.
+            SystemExit: a signal of `Run(signals=...)` has come; the fit will go on in another
+                process.
+        """
+        self._check_open()
+        if "initial_epoch" in options:
+            raise OptionError(
+                "initial_epoch: a fit of a stage begins by itself where it has ended."
+            )
+        if not isinstance(epochs, int) or epochs < 1:
+            raise OptionError(f"epochs={epochs!r}: expected a whole number from 1 up.")
+        if self._settings is None:
+            raise OptionError(f"stage {self.id!r} has no parent, so it has to `compile` first.")
+        session, number, callbacks = self._session, self._called, list(callbacks)
+        validates = "validation_data" in options or bool(options.get("validation_split"))
+        watch = watch or ("val_loss" if validates else "loss")
+        place = session.here or session.start()
+        watched = {"watch": watch, "mode": mode, "load_best": load_best, "patience": patience}
+        fingerprint = {
+            "parent": place.origin,
+            "compile": self._settings.told,
+            "data": _data(x, y, options, data_id),
+            "arguments": {"epochs": epochs, "warmup": warmup} | watched | _arguments(options),
+            "callbacks": told(callbacks),
+        }
+        record = self._record()
+        record = self._checked(record, number, fingerprint)
+        if number < len(record.fits) and record.fits[number].complete:
+            fit = record.fits[number]
+            session.say(f"{self.id}: fit {number + 1} is cached, {_epochs(len(fit.epoch))}")
+            history = _history(fit, epochs)
+        else:
+            session.say(f"{self.id}: fit {number + 1} trains, {_epochs(epochs)}")
+            late = validates and watch.startswith("val_")
+            keeper = training.Watch(
+                watch, late, mode=mode, patience=epochs if patience is None else patience
+            )
+            fit, history = self._train(
+                record, number, fingerprint, place, (x, y), epochs, keeper, load_best, warmup,
+                callbacks, options,
+            )  # fmt: skip
+        self._called += 1
+        session.go(Place(Parent(self.id), fit.states[END], self._settings))
+        return history
+
+    def plot_history(self, file: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the metrics of all fits of this stage, one after another.
+
+        Args:
+            file: to write as well, `.png`, `.svg` or `.pdf`.
+
+        Returns:
+            A figure of matplotlib.
+
+        Raises:
+            OptionError: there is nothing to draw yet, or matplotlib is missing.
+        """
+        fits = [fit for fit in self._record().fits if fit.complete]
+        return plots.history(self.id, fits, file)
+
+    def _check_open(self) -> None:
+        if self._session.open != self.id:
+            raise OptionError(f"stage {self.id!r}: this is for use in its `with` block.")
+
+    def _record(self) -> stages.Stage:
+        """What is known of this stage, with what the block says of it."""
+        known = self._session.book.stages.get(self.id)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = known or stages.Stage(self.id, created=now)
+        return replace(record, description=self._description or record.description)
+
+    def _checked(
+        self, record: stages.Stage, number: int, fingerprint: dict[str, Any]
+    ) -> stages.Stage:
+        """The stage without what was made otherwise.
+
+        Raises:
+            ChangedError: something was, and may not be forgotten.
+        """
+        if number >= len(record.fits):
+            return record
+        before = record.fits[number].fingerprint
+        changes = list(differences(before | {"parent": None}, fingerprint | {"parent": None}))
+        if before["parent"] != fingerprint["parent"]:
+            changes.insert(0, self._other_parent(record, number))
+        if changes and self._on_change != RERUN:
+            raise ChangedError(
+                f"fit {number + 1} of stage {self.id!r} was made otherwise: {clauses(changes)}. "
+                "Put it back as it was, begin a stage of another name, or have this one trained "
+                "anew with on_change='rerun'."
+            )
+        return replace(record, fits=record.fits[:number], cached={}) if changes else record
+
+    def _other_parent(self, record: stages.Stage, number: int) -> str:
+        if number:
+            return f"fit {number}, which it follows, has been made anew"
+        if record.parent == self._parent:
+            above = repr(self._parent.stage) if self._parent else "the model as it was built"
+            return f"it was trained from {above}, which has been trained or made anew since"
+        return (
+            f"it was trained from {_named(record.parent)}, and is to follow {_named(self._parent)}"
+        )
+
+    def _train(
+        self,
+        record: stages.Stage,
+        number: int,
+        fingerprint: dict[str, Any],
+        place: Place,
+        data: tuple[Any, Any],
+        epochs: int,
+        watch: training.Watch,
+        load_best: bool,
+        warmup: int,
+        callbacks: list[Any],
+        options: dict[str, Any],
+    ) -> tuple[Fit, Any]:
+        session, begin = self._session, time.perf_counter()
+        assert self._settings is not None
+        if number == len(record.fits):
+            fit = Fit(f"{self.id}-{number + 1}-{token_hex(4)}", fingerprint)
+            compiled = self._given if number == 0 or self._given else record.compile
+            record = replace(
+                record, parent=self._parent, compile=compiled, fits=[*record.fits, fit], cached={}
+            )
+            session.write(record)
+        fit = record.fits[number]
+        with apart():
+            origin = session.enter(place, self._settings)
+            model = session.to_train()
+            runs.restore_random(origin.decoder.reconstruction, "now")
+            saves = training.StageCheckpoint(
+                session.directory.child(fit.prefix + "-{epoch:04d}"), origin, **session.options
+            )
+            every = [*callbacks, *training.warmups(model, warmup), watch, saves]
+            try:
+                history = model.fit(*data, epochs=epochs, callbacks=every, **options)
+            except BaseException:
+                with suppress(CheckpointError):
+                    saves.wait()
+                raise
+            if saves.exit_code:
+                session.say(f"{self.id}: fit {number + 1} was stopped by a signal")
+                raise SystemExit(saves.exit_code)
+            if watch.best is None:
+                raise OptionError(
+                    f"watch={watch.monitor!r}: there is no such metric; there are "
+                    f"{', '.join(sorted(history.history))}."
+                )
+            kept = self._keep(fit.prefix, saves, watch.best_epoch, history, load_best)
+        fit = replace(
+            fit,
+            complete=True,
+            seconds=round(time.perf_counter() - begin, 3),
+            watch=watch.monitor,
+            best=watch.best_epoch,
+            epoch=list(history.epoch),
+            logs=told(history.history),
+            states=kept,
+        )
+        session.write(replace(record, fits=[*record.fits[:number], fit]))
+        return fit, history
+
+    def _keep(
+        self, prefix: str, saves: training.StageCheckpoint, best: int, history: Any, load_best: bool
+    ) -> dict[str, stages.State]:
+        """The states that a fit leaves behind: its best epoch, its last one, and its end."""
+        directory = self._session.directory
+        last = history.epoch[-1]
+        with self._session.writing():
+            found = [states.find(directory, f"{prefix}-{epoch + 1:04d}") for epoch in (best, last)]
+            kept = dict(zip((BEST, LAST), states.condense(directory, prefix, *found), strict=True))
+        model, below = saves.model, kept[LAST]
+        if load_best and best != last:
+            below = kept[BEST]
+            schedule = training.schedule_of(model)
+            put_back(states.load_state(directory, below), model)
+            training.put_schedule(schedule)
+        loaded = states.load_state(directory, below)
+        if saves.is_kept(loaded):
+            return kept | {END: below}
+        logs = {name: values[-1] for name, values in history.history.items()}
+        saves.keep(loaded, directory.child(f"{prefix}.{END}"), last + 1, logs)
+        return kept | {END: states.find(directory, f"{prefix}.{END}")}
+
+
+def _data(x: Any, y: Any, options: dict[str, Any], data_id: str | None) -> dict[str, Any]:
+    found = {"x": told(x), "y": told(y)} | {n: told(options[n]) for n in _DATA if n in options}
+    return found if data_id is None else found | {"data_id": data_id}
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    return {n: told(value) for n, value in options.items() if n not in (*_DATA, "verbose")}
+
+
+def _history(fit: Fit, epochs: int) -> Any:
+    """As Keras gives it after training."""
+    history = keras.callbacks.History()
+    history.set_params({"epochs": epochs})
+    history.epoch = list(fit.epoch)
+    history.history = {name: list(values) for name, values in fit.logs.items()}
+    return history
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
+
+
+def _named(parent: Parent | None) -> str:
+    if parent is None:
+        return "the model as it was built"
+    return f"{parent.stage!r}" if parent.which == END else f"the {parent.which} of {parent.stage!r}"
