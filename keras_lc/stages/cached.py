@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_lc.errors import ChangedError, OptionError
-from keras_lc.stages.fingerprint import differences, told
+from keras_lc.stages.fingerprint import call_told, differences
 from keras_lc.stages.lr_finder import LearningRates, search
 from keras_lc.stages.session import RERUN, Place, Session, apart, clauses
 from keras_lc.store.stages import Parent
@@ -42,7 +42,7 @@ class Cached:
             ChangedError: the result that is stored is of other data or arguments.
             NotFoundError, CheckpointError: there is no such stage, or it has not ended.
         """
-        fingerprint = {"data": _data(x, y, options, data_id), "arguments": _arguments(options)}
+        fingerprint = call_told(x, y, options, data_id)
         options = {"verbose": 0} | options
 
         def made(place: Place) -> dict[str, float]:
@@ -93,10 +93,7 @@ class Cached:
         own = {} if optimizer is None else {"optimizer": keras.optimizers.get(optimizer)}
         own |= {} if loss is None else {"loss": loss}
         span = {"min_rate": min_rate, "max_rate": max_rate, "epochs": epochs}
-        fingerprint = {
-            "data": _data(x, y, options, data_id),
-            "arguments": span | told(own) | _arguments(options),
-        }
+        fingerprint = call_told(x, y, options, data_id, **span, **own)
 
         def made(place: Place) -> dict[str, list[float]]:
             settings, model = place.settings, self._session.new_model()
@@ -141,7 +138,7 @@ class Cached:
     ) -> dict[str, Any]:
         """A result from the store, or made now."""
         session, key = self._session, _key(operation, name)
-        place = session.place_of(Parent(self.id))
+        place = session.going_to(Parent(self.id))
         record = session.stage(self.id)
         assert place.settings is not None
         fingerprint = {"end": place.origin, "compile": place.settings.told, **fingerprint}
@@ -167,15 +164,3 @@ class Cached:
 
 def _key(operation: str, name: str) -> str:
     return f"{operation} {name}" if name else operation
-
-
-def _data(x: Any, y: Any, options: dict[str, Any], data_id: str | None) -> dict[str, Any]:
-    found = {"x": told(x), "y": told(y)}
-    if "sample_weight" in options:
-        found["sample_weight"] = told(options["sample_weight"])
-    return found if data_id is None else found | {"data_id": data_id}
-
-
-def _arguments(options: dict[str, Any]) -> dict[str, Any]:
-    left = {n: value for n, value in options.items() if n not in ("sample_weight", "verbose")}
-    return dict(told(left))

@@ -22,6 +22,7 @@ import numpy as np
 _SAMPLE = 1 << 24  # bytes of an array up to which all of it is read
 _ROWS = 16  # that are read of a larger one at least
 _NUMBERED = re.compile(r"_\d+$")
+_DATA = ("sample_weight", "validation_data")  # options that are data
 _DEEP = 12  # objects within objects, after which one may well hold itself
 _MISSING = "nothing"
 
@@ -68,6 +69,23 @@ def _told(value: Any, depth: int) -> Any:
     if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
         return title | _data_set(value)
     return title | {name: inner(item) for name, item in _arguments_of(value)}
+
+
+def call_told(
+    x: Any, y: Any, options: Mapping[str, Any], data_id: str | None, **arguments: Any
+) -> dict[str, Any]:
+    """The data and the arguments of a call of Keras' `fit` or `evaluate`.
+
+    Args:
+        x, y: its data.
+        options: what else Keras is given; `verbose` does not count.
+        data_id: name of the data, given by the user.
+        arguments: what is not for Keras.
+    """
+    data = {"x": x, "y": y} | {name: options[name] for name in _DATA if name in options}
+    data |= {} if data_id is None else {"data_id": data_id}
+    others = {n: value for n, value in options.items() if n not in (*_DATA, "verbose")}
+    return {"data": told(data), "arguments": told(arguments | others)}
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:

@@ -157,7 +157,7 @@ class Run:
         if which not in (END, BEST, LAST):
             raise OptionError(f"which={which!r}: expected 'end', 'best' or 'last'.")
         session = self._session
-        session.go(session.place_of(Parent(_id(id), which, schedule)))
+        session.go(session.going_to(Parent(_id(id), which, schedule)))
         return session.model
 
     def tree(self) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -97,8 +98,14 @@ class Session:
         """The model, in the state where the run stands; layers that have been frozen meanwhile
         stay so."""
         if self.here is not None and self._holds != self.here:
-            flags = settings.flags(self._model)
-            self.enter(self.here, self.here.settings)
+            flags, known = self.flags, self.here.settings
+            self._holds = None
+            if known is not None and self._compiled is not known:
+                self._compiled = None
+                known.compile(self._model)
+                self._compiled = known
+            self.put(self.here, self._model, known is not None)
+            self._holds = self.here
             settings.set_flags(self._model, flags)
         return self._model
 
@@ -112,11 +119,6 @@ class Session:
     def flags(self) -> list[bool]:
         """Of each layer of the model, whether it is trainable now."""
         return settings.flags(self._model)
-
-    def to_train(self) -> Any:
-        """The model, which will hold nothing that is stored."""
-        self._holds = None
-        return self._model
 
     def new_model(self) -> Any:
         """Another model, as it is built; the script's random states stay as they are.
@@ -180,6 +182,17 @@ class Session:
         schedule = None if parent.schedule else kept[stages.END]
         return Place(parent, kept[parent.which], self.settings_of(parent.stage), schedule)
 
+    def going_to(self, parent: Parent) -> Place:
+        """The same, for whoever goes on from there; a warning tells that it is stale."""
+        place, book = self.place_of(parent), self.book
+        if book.is_stale(book.stages[parent.stage]):
+            warnings.warn(
+                f"stage {parent.stage!r} is stale: what it was trained from has been trained or "
+                "made anew since. Run its block with on_change='rerun' to train it anew, too.",
+                stacklevel=4,
+            )
+        return place
+
     def stage(self, id: str) -> stages.Stage:  # noqa: A002
         """A stage that has come to its end.
 
@@ -222,23 +235,22 @@ class Session:
         if self.here is not None and self.here.parent and self.here.parent.stage in ids:
             self.go(None)
 
-    def enter(self, place: Place, wanted: Settings | None) -> Loaded:
-        """Have the model stand where a state is; what is in it may have been anything.
+    def train_from(self, place: Place, wanted: Settings) -> tuple[Any, Loaded]:
+        """The model to be trained, and the state that it has been given.
+
+        It is compiled each time: where it has not yet been, Keras draws a batch before training
+        to build its metrics, and a fit should not depend on whether others came before it in this
+        process.
 
         Args:
             place: the state.
             wanted: what to compile it with; where that has another optimizer, it begins anew.
         """
-        self._holds = None
-        carries = wanted is not None and wanted.shares_optimizer(place.settings)
-        if wanted is not None and (self._compiled is not wanted or not carries):
-            self._compiled = None
-            wanted.compile(self._model)
-            self._compiled = wanted
-        loaded = self.put(place, self._model, carries)
-        if wanted is place.settings:
-            self._holds = place
-        return loaded
+        self._holds = self._compiled = None
+        wanted.compile(self._model)
+        loaded = self.put(place, self._model, wanted.shares_optimizer(place.settings))
+        self._compiled = wanted
+        return self._model, loaded
 
     def put(self, place: Place, model: Any, optimizer: bool) -> Loaded:
         """Put a state into a model, with its optimizer or without."""

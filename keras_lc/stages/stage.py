@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -14,17 +12,14 @@ from typing import Any
 
 import keras
 
-from keras_lc.capture import run as runs
-from keras_lc.errors import ChangedError, CheckpointError, OptionError
-from keras_lc.restoring import put_back
-from keras_lc.stages import plots, settings, states, training
-from keras_lc.stages.fingerprint import differences, told
-from keras_lc.stages.session import RERUN, Place, Session, apart, clauses
+from keras_lc.errors import ChangedError, OptionError
+from keras_lc.stages import plots, settings, training
+from keras_lc.stages.fingerprint import call_told, differences, told
+from keras_lc.stages.fits import Call, make
+from keras_lc.stages.session import RERUN, Place, Session, clauses
 from keras_lc.stages.settings import Settings
 from keras_lc.store import stages
-from keras_lc.store.stages import BEST, END, LAST, Fit, Parent
-
-_DATA = ("sample_weight", "validation_data")  # arguments of Keras' `fit` that are data
+from keras_lc.store.stages import END, Fit, Parent
 
 
 class Stage:
@@ -52,7 +47,7 @@ class Stage:
         if session.open is not None:
             raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
         if self._parent is not None:
-            session.go(session.place_of(self._parent))
+            session.go(session.going_to(self._parent))
         else:
             session.go(session.start() if session.book.run.start else None)
         self._settings = session.settings_of(self._parent.stage if self._parent else None)
@@ -171,30 +166,32 @@ class Stage:
         validates = "validation_data" in options or bool(options.get("validation_split"))
         watch = watch or ("val_loss" if validates else "loss")
         place = session.here or session.start()
-        watched = {"watch": watch, "mode": mode, "load_best": load_best, "patience": patience}
         fingerprint = {
             "parent": place.origin,
             "compile": self._settings.told,
-            "data": _data(x, y, options, data_id),
-            "arguments": {"epochs": epochs, "warmup": warmup} | watched | _arguments(options),
             "callbacks": told(callbacks),
-        }
-        record = self._record()
-        record = self._checked(record, number, fingerprint)
+            **call_told(
+                x, y, options, data_id, epochs=epochs, watch=watch, mode=mode,
+                load_best=load_best, patience=patience, warmup=warmup,
+            ),
+        }  # fmt: skip
+        record = self._checked(self._record(), number, fingerprint)
         if number < len(record.fits) and record.fits[number].complete:
             fit = record.fits[number]
             session.say(f"{self.id}: fit {number + 1} is cached, {_epochs(len(fit.epoch))}")
             history = _history(fit, epochs)
         else:
             session.say(f"{self.id}: fit {number + 1} trains, {_epochs(epochs)}")
-            late = validates and watch.startswith("val_")
-            keeper = training.Watch(
-                watch, late, mode=mode, patience=epochs if patience is None else patience
+            record = self._begun(record, number, fingerprint)
+            watching = training.Watch(
+                watch,
+                late=validates and watch.startswith("val_"),
+                mode=mode,
+                patience=epochs if patience is None else patience,
             )
-            fit, history = self._train(
-                record, number, fingerprint, place, (x, y), epochs, keeper, load_best, warmup,
-                callbacks, options,
-            )  # fmt: skip
+            call = Call(x, y, epochs, watching, load_best, warmup, callbacks, options)
+            fit, history = make(session, self._settings, place, record.fits[number], call)
+            session.write(replace(record, fits=[*record.fits[:number], fit]))
         self._called += 1
         session.go(Place(Parent(self.id), fit.states[END], self._settings))
         return history
@@ -247,6 +244,19 @@ class Stage:
             )
         return replace(record, fits=record.fits[:number], cached={}) if changes else record
 
+    def _begun(
+        self, record: stages.Stage, number: int, fingerprint: dict[str, Any]
+    ) -> stages.Stage:
+        """The stage with a fit that is under way, be it that it was killed in another process."""
+        if number < len(record.fits):
+            return record
+        compiled = self._given if self._given or number == 0 else record.compile
+        fit = Fit(f"{self.id}-{number + 1}-{token_hex(4)}", fingerprint)
+        fits = [*record.fits, fit]
+        record = replace(record, parent=self._parent, compile=compiled, fits=fits, cached={})
+        self._session.write(record)
+        return record
+
     def _other_parent(self, record: stages.Stage, number: int) -> str:
         if number:
             return f"fit {number}, which it follows, has been made anew"
@@ -256,97 +266,6 @@ class Stage:
         return (
             f"it was trained from {_named(record.parent)}, and is to follow {_named(self._parent)}"
         )
-
-    def _train(
-        self,
-        record: stages.Stage,
-        number: int,
-        fingerprint: dict[str, Any],
-        place: Place,
-        data: tuple[Any, Any],
-        epochs: int,
-        watch: training.Watch,
-        load_best: bool,
-        warmup: int,
-        callbacks: list[Any],
-        options: dict[str, Any],
-    ) -> tuple[Fit, Any]:
-        session, begin = self._session, time.perf_counter()
-        assert self._settings is not None
-        if number == len(record.fits):
-            fit = Fit(f"{self.id}-{number + 1}-{token_hex(4)}", fingerprint)
-            compiled = self._given if number == 0 or self._given else record.compile
-            record = replace(
-                record, parent=self._parent, compile=compiled, fits=[*record.fits, fit], cached={}
-            )
-            session.write(record)
-        fit = record.fits[number]
-        with apart():
-            origin = session.enter(place, self._settings)
-            model = session.to_train()
-            runs.restore_random(origin.decoder.reconstruction, "now")
-            saves = training.StageCheckpoint(
-                session.directory.child(fit.prefix + "-{epoch:04d}"), origin, **session.options
-            )
-            every = [*callbacks, *training.warmups(model, warmup), watch, saves]
-            try:
-                history = model.fit(*data, epochs=epochs, callbacks=every, **options)
-            except BaseException:
-                with suppress(CheckpointError):
-                    saves.wait()
-                raise
-            if saves.exit_code:
-                session.say(f"{self.id}: fit {number + 1} was stopped by a signal")
-                raise SystemExit(saves.exit_code)
-            if watch.best is None:
-                raise OptionError(
-                    f"watch={watch.monitor!r}: there is no such metric; there are "
-                    f"{', '.join(sorted(history.history))}."
-                )
-            kept = self._keep(fit.prefix, saves, watch.best_epoch, history, load_best)
-        fit = replace(
-            fit,
-            complete=True,
-            seconds=round(time.perf_counter() - begin, 3),
-            watch=watch.monitor,
-            best=watch.best_epoch,
-            epoch=list(history.epoch),
-            logs=told(history.history),
-            states=kept,
-        )
-        session.write(replace(record, fits=[*record.fits[:number], fit]))
-        return fit, history
-
-    def _keep(
-        self, prefix: str, saves: training.StageCheckpoint, best: int, history: Any, load_best: bool
-    ) -> dict[str, stages.State]:
-        """The states that a fit leaves behind: its best epoch, its last one, and its end."""
-        directory = self._session.directory
-        last = history.epoch[-1]
-        with self._session.writing():
-            found = [states.find(directory, f"{prefix}-{epoch + 1:04d}") for epoch in (best, last)]
-            kept = dict(zip((BEST, LAST), states.condense(directory, prefix, *found), strict=True))
-        model, below = saves.model, kept[LAST]
-        if load_best and best != last:
-            below = kept[BEST]
-            schedule = training.schedule_of(model)
-            put_back(states.load_state(directory, below), model)
-            training.put_schedule(schedule)
-        loaded = states.load_state(directory, below)
-        if saves.is_kept(loaded):
-            return kept | {END: below}
-        logs = {name: values[-1] for name, values in history.history.items()}
-        saves.keep(loaded, directory.child(f"{prefix}.{END}"), last + 1, logs)
-        return kept | {END: states.find(directory, f"{prefix}.{END}")}
-
-
-def _data(x: Any, y: Any, options: dict[str, Any], data_id: str | None) -> dict[str, Any]:
-    found = {"x": told(x), "y": told(y)} | {n: told(options[n]) for n in _DATA if n in options}
-    return found if data_id is None else found | {"data_id": data_id}
-
-
-def _arguments(options: dict[str, Any]) -> dict[str, Any]:
-    return {n: told(value) for n, value in options.items() if n not in (*_DATA, "verbose")}
 
 
 def _history(fit: Fit, epochs: int) -> Any:

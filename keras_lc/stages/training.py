@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -56,13 +56,28 @@ class Watch(keras.callbacks.EarlyStopping):  # type: ignore[misc]
         self.late = late
 
     def get_monitor_value(self, logs: Mapping[str, Any] | None) -> Any:
-        value = (logs or {}).get(self.monitor)
-        if value is None and not self.late:
+        return (logs or {}).get(self.monitor)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.monitor in (logs or {}):
+            super().on_epoch_end(epoch, logs)
+        elif not self.late:
+            self.refuse(logs or {})
+
+    def refuse(self, logs: Mapping[str, Any]) -> NoReturn:
+        """There is nothing to watch."""
+        raise OptionError(
+            f"watch={self.monitor!r}: there is no such metric; there are {', '.join(sorted(logs))}."
+        )
+
+    def _set_monitor_op(self) -> None:
+        try:
+            super()._set_monitor_op()
+        except ValueError as error:
             raise OptionError(
-                f"watch={self.monitor!r}: there is no such metric; there are "
-                f"{', '.join(sorted(logs or {}))}."
-            )
-        return value
+                f"watch={self.monitor!r}: Keras cannot tell whether more or less of it is better; "
+                "pass mode='max' or mode='min'."
+            ) from error
 
     def _is_improvement(self, value: float, best: float | None) -> bool:
         if best is None or math.isnan(best):  # a diverged start must not be the best for good
