@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,35 @@ def tensorflow_seed() -> int | None:
     context = sys.modules.get("tensorflow.python.eager.context")
     seed = None if context is None else context.global_seed()
     return None if seed is None else int(seed)
+
+
+@contextmanager
+def apart(seed: int | None = None) -> Iterator[None]:
+    """Whatever is drawn meanwhile, afterwards every random state is what it was before.
+
+    Args:
+        seed: that TensorFlow makes the seeds of its operations from meanwhile; None for the one
+            that it has.
+    """
+    before = states()
+    module = sys.modules.get("tensorflow.python.eager.context")
+    context = None if module is None else module.context()
+    own = (None, None) if context is None else (context._seed, getattr(context, "_rng", None))
+    try:
+        if context is not None:
+            if seed is not None:
+                context._set_global_seed(seed)
+            elif own[1] is not None:
+                context._rng = random.Random()
+                context._rng.setstate(own[1].getstate())
+        yield
+    finally:
+        if context is not None:
+            if seed is not None:
+                context._set_global_seed(own[0])
+            if own[1] is not None:
+                context._rng = own[1]
+        restore(before)
 
 
 def _tensorflow_generator() -> Any | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
+from keras_lc.capture import randomness
 from keras_lc.errors import ChangedError, OptionError
 from keras_lc.stages.fingerprint import call_told, differences
 from keras_lc.stages.lr_finder import LearningRates, search
-from keras_lc.stages.session import RERUN, Place, Session, apart, clauses
+from keras_lc.stages.session import RERUN, Place, Session, clauses
 from keras_lc.store.stages import Parent
 
 
@@ -154,7 +155,7 @@ class Cached:
                     "on_change='rerun'."
                 )
         session.say(f"{self.id}: {key}")
-        with apart():
+        with randomness.apart():
             result = make(place)
         done = {"fingerprint": fingerprint, "result": result}
         record = session.stage(self.id)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras_lc.capture import randomness
 from keras_lc.capture import run as runs
 from keras_lc.errors import CheckpointError
+from keras_lc.loader import Loaded
 from keras_lc.restoring import put_back
 from keras_lc.stages import states, training
 from keras_lc.stages.fingerprint import told
-from keras_lc.stages.session import Place, Session, apart
+from keras_lc.stages.session import Place, Session
 from keras_lc.stages.settings import Settings
 from keras_lc.store.stages import BEST, END, LAST, Fit, State
 
@@ -51,8 +54,8 @@ def make(
         OptionError: there is no such metric to watch, or no rate to warm up.
     """
     begin = time.perf_counter()
-    with apart():
-        model, origin = session.train_from(place, settings)
+    model, origin = session.train_from(place, settings)
+    with randomness.apart(_seed(origin)):
         runs.restore_random(origin.decoder.reconstruction, "now")
         saves = training.StageCheckpoint(
             session.directory.child(fit.prefix + "-{epoch:04d}"), origin, **session.options
@@ -83,6 +86,15 @@ def make(
         states=kept,
     )
     return done, history
+
+
+def _seed(origin: Loaded) -> int:
+    """One that follows from the random states of a checkpoint, for what TensorFlow keeps nowhere:
+    the seeds of operations such as those that shuffle."""
+    digest = hashlib.sha256(str(origin.info.step).encode())
+    for _, array in sorted(runs.random_of(origin.decoder.reconstruction, "now").items()):
+        digest.update(array.tobytes())
+    return int.from_bytes(digest.digest()[:4], "little") >> 1
 
 
 def _kept(

@@ -121,12 +121,14 @@ class Session:
         return settings.flags(self._model)
 
     def new_model(self) -> Any:
-        """Another model, as it is built; the script's random states stay as they are.
+        """Another model, as it is built. The random states of the process stay as they are, as in
+        all that a stage does: whether it is trained or cached makes no difference to what the
+        script draws.
 
         Raises:
             OptionError: what is built is no model that has weights.
         """
-        with apart():
+        with randomness.apart():
             model = self._build()
         if not isinstance(model, keras.Model):
             raise OptionError(f"build_model gave {model!r}: expected a keras.Model.")
@@ -298,17 +300,6 @@ class Session:
             run = stages.Run(description, model_told(self._model), start)
             stages.write_run(self.directory, run)
         return run
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Random states of the process are afterwards what they were: whether a stage is trained or
-    cached makes no difference to what a script draws."""
-    before = randomness.states()
-    try:
-        yield
-    finally:
-        randomness.restore(before)
 
 
 def clauses(changes: list[str]) -> str:

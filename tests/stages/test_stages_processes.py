@@ -1,0 +1,99 @@
+"""Real processes: a script of stages that is killed, and run in parts, ends as one that was not."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from models import equal
+
+from keras_lc import verify
+
+SCRIPT = Path(__file__).with_name("staged_training.py")
+ROOT = SCRIPT.parents[2]
+EPOCHS = 6 + 2 + 3 + 3
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
+class Lives:
+    """A process that scripts of one backend are forked from."""
+
+    def __init__(self, backend):
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+        self.server = subprocess.Popen(
+            [sys.executable, str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path},
+        )
+
+    def live(self, directory, finished=None, **options):
+        """How one ended, and what it told."""
+        options |= {"directory": str(directory), "finished": finished and str(finished)}
+        self.server.stdin.write(json.dumps(options) + "\n")
+        self.server.stdin.flush()
+        told = None
+        while not (line := self.server.stdout.readline()).startswith("ended"):
+            assert line, "the server has ended"
+            told = json.loads(line)
+        return int(line.split()[1]), told
+
+
+def check(tmp_path, backend, kills, halves=()):
+    lives = Lives(backend)
+    whole, other = tmp_path / "whole.npz", tmp_path / "other.npz"
+    status, expected = lives.live(tmp_path / "whole", whole)
+    assert status == 0
+    assert expected["trained"] == EPOCHS
+    counted = 0
+    for until in halves:
+        status, told = lives.live(tmp_path / "other", until=until)
+        assert status == 0
+        counted += told["trained"]
+    for kill in kills:
+        status, _ = lives.live(tmp_path / "other", kill=kill)
+        assert status == -signal.SIGKILL
+    status, told = lives.live(tmp_path / "other", other)
+    assert status == 0
+    assert told["told"] == expected["told"]
+    assert told["drawn"] == expected["drawn"]
+    assert 0 < counted + told["trained"] < EPOCHS if kills else counted + told["trained"] == EPOCHS
+    with np.load(whole) as ours, np.load(other) as theirs:
+        assert equal(list(ours.values()), list(theirs.values()))
+    status, again = lives.live(tmp_path / "other")
+    assert again["trained"] == 0
+    assert again["told"] == expected["told"]
+    assert verify(tmp_path / "other").ok
+    lives.server.communicate()
+    print(f"{backend}: {told['trained']} of {EPOCHS} epochs after {kills or halves}, bit-identical")
+
+
+def test_a_run_killed_in_epoch_4_of_6_is_not_taken_for_complete_with_3(tmp_path):
+    check(tmp_path, keras.backend.backend(), [["adam", 1, 3]])
+
+
+LONG = {
+    "two halves": ([], [1, 2]),
+    "killed in the first epoch": ([["adam", 1, 0]], []),
+    "killed again and again": (
+        [["adam", 1, 2], ["adam", 1, 5], ["adam", 2, 1], ["more", 1, 2]],
+        [],
+    ),
+    "halves and a kill": ([["more", 1, 1]], [1]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", LONG)
+@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
+def test_scripts_of_every_backend(tmp_path, backend, way):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"there is no {backend}")
+    check(tmp_path, backend, *LONG[way])
