@@ -134,7 +134,8 @@ def frame(axes: Any, title: str, x: str, y: str = "") -> None:
     """Title and labels of axes, all in one look."""
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(x, fontsize=9)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
+    if axes.get_xscale() == "linear":
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
     axes.set_ylabel(y, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,6 @@ The names load when they are first used; to import this package imports no Keras
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,15 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LearningRates", "Run"]
 
-_HOMES = {"LearningRates": "lr_finder", "Run": "run"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    if name == "Run":
+        from keras_lc.stages.run import Run
+
+        return Run
+    if name == "LearningRates":
+        from keras_lc.stages.lr_finder import LearningRates
+
+        return LearningRates
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
