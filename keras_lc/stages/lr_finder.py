@@ -14,8 +14,8 @@ import numpy as np
 from keras_lc.errors import OptionError
 from keras_lc.stages import plots
 
-_DIVERGED = 4.0  # times the least loss so far, beyond which nothing is to be learned
-_SMOOTH = 0.9  # weight of what was before, in the running mean
+_DIVERGED = 4.0  # times the least smoothed loss so far: beyond it nothing is to be learned
+_SMOOTH = 0.8  # weight of what was before, in the running mean
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,17 @@ class LearningRates:
 
     @property
     def suggestion(self) -> float | None:
-        """A tenth of the rate at which the smoothed loss is least; None without a loss."""
-        smooth = self.smoothed()
-        if not np.isfinite(smooth).any():
-            return None
-        return float(f"{self.rates[int(np.nanargmin(smooth))] / 10:.3g}")
+        """A tenth of the highest rate at which the smoothed loss is not above the median of the
+        first batches; None if there is none. The least loss would tell nothing of a model that is
+        trained already: until the rate is too high, it goes up and down by chance."""
+        first = np.median(self.losses[: len(self.losses) // 10 or 1] or [math.nan])
+        fine = np.nonzero(self.smoothed() <= first)[0]
+        return float(f"{self.rates[fine[-1]] / 10:.3g}") if fine.size else None
 
     def smoothed(self) -> np.ndarray:
-        """The losses as a running mean that does not favour the first one."""
-        mean, found = 0.0, []
-        for i, loss in enumerate(self.losses, start=1):
-            mean = _SMOOTH * mean + (1 - _SMOOTH) * loss
-            found.append(mean / (1 - _SMOOTH**i))
-        return np.array(found)
+        """The losses as a running mean."""
+        mean = _Mean()
+        return np.array([mean.added(loss) for loss in self.losses])
 
     def plot(self, file: str | os.PathLike[str] | None = None) -> Any:
         """Draw the loss over the learning rate.
@@ -67,6 +65,19 @@ class LearningRates:
         return plots.rates(self.rates, self.losses, self.smoothed(), self.suggestion, file)
 
 
+class _Mean:
+    """A running mean that does not favour the first value."""
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+
+    def added(self, value: float) -> float:
+        """With one more value."""
+        self._sum = _SMOOTH * self._sum + value
+        self._weight = _SMOOTH * self._weight + 1
+        return self._sum / self._weight
+
+
 class _Rise(keras.callbacks.Callback):  # type: ignore[misc]
     """Raises the rate before each batch, and notes the loss of each alone."""
 
@@ -77,6 +88,8 @@ class _Rise(keras.callbacks.Callback):  # type: ignore[misc]
         self._first = first
         self._growth = last / first
         self._epochs = epochs
+        self._mean = _Mean()
+        self._least = math.inf
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         steps = (self.params or {}).get("steps")
@@ -92,7 +105,9 @@ class _Rise(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         loss = float((logs or {})["loss"])
         self.losses.append(loss)
-        if math.isnan(loss) or loss > _DIVERGED * min(self.losses):
+        smooth = self._mean.added(loss)
+        self._least = min(self._least, smooth)
+        if math.isnan(loss) or smooth > _DIVERGED * self._least:
             self.model.stop_training = True
 
 
