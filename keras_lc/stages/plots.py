@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ def history(title: str, fits: Sequence[Fit], file: str | os.PathLike[str] | None
     names = list(dict.fromkeys(name for fit in fits for name in fit.logs))
     panels = [[n for n in names if monitors.rises(n) == rising] for rising in (False, True)]
     panels = [panel for panel in panels if panel]
-    figure = matplotlib_figure()(figsize=(5 * len(panels), 3), layout="constrained")
+    figure = _figure(figsize=(5 * len(panels), 3), layout="constrained")
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
         colours = {name: f"C{i}" for i, name in enumerate(panel)}
@@ -48,7 +49,7 @@ def rates(
     file: str | os.PathLike[str] | None = None,
 ) -> Any:
     """The loss over the learning rate."""
-    figure = matplotlib_figure()(figsize=(5, 3), layout="constrained")
+    figure = _figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(tried, losses, color="C0", alpha=0.3, lw=1)
     axes.plot(tried, smooth, color="C0", lw=1.4)
@@ -58,6 +59,18 @@ def rates(
     axes.set_xscale("log")
     frame(axes, "loss over the learning rate", "learning rate", "loss")
     return _written(figure, file)
+
+
+def _figure(**options: Any) -> Any:
+    """A figure that a notebook shows, whether it has asked for pyplot or not."""
+
+    class Picture(matplotlib_figure()):  # type: ignore[misc]
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return Picture(**options)
 
 
 def _written(figure: Any, file: str | os.PathLike[str] | None) -> Any:
