@@ -5,7 +5,8 @@ Run the script again, and what is trained already is loaded, what is new is trai
     run.py          Run: a directory, a function that builds the model, the stages
       |             stage.py: a `with` block, its compile and its fits; cached.py, lr_finder.py:
       |             operations on its end
-      |             fingerprint.py, settings.py   what a call was made with, and whether it still is
+      |             fingerprint.py, settings.py   what a call was made with
+      |             changes.py                    whether it still is
       |             session.py                    what the model holds, and where the run stands
       v             training.py                   one fit of Keras', saved as LCModelCheckpoint does
     states.py       which checkpoints stay, each as one delta against what it was trained from

@@ -10,9 +10,10 @@ import keras
 
 from keras_lc.capture import randomness
 from keras_lc.errors import ChangedError, OptionError
-from keras_lc.stages.fingerprint import call_told, differences
+from keras_lc.stages.changes import RERUN, clauses, differences
+from keras_lc.stages.fingerprint import call_told
 from keras_lc.stages.lr_finder import LearningRates, search
-from keras_lc.stages.session import RERUN, Place, Session, clauses
+from keras_lc.stages.session import Place, Session
 from keras_lc.store.stages import Parent
 
 

@@ -24,7 +24,6 @@ _ROWS = 16  # that are read of a larger one at least
 _NUMBERED = re.compile(r"_\d+$")
 _DATA = ("sample_weight", "validation_data")  # options that are data
 _DEEP = 12  # objects within objects, after which one may well hold itself
-_MISSING = "nothing"
 
 
 def told(value: Any) -> Any:
@@ -86,33 +85,6 @@ def call_told(
     data |= {} if data_id is None else {"data_id": data_id}
     others = {n: value for n, value in options.items() if n not in (*_DATA, "verbose")}
     return {"data": told(data), "arguments": told(arguments | others)}
-
-
-def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
-    """What has changed, each as one clause.
-
-    Example:
-        >>> from keras_lc.stages.fingerprint import differences
-        >>> list(differences({"fit": {"epochs": 20}}, {"fit": {"epochs": 30}}))
-        ['fit.epochs was 20 and is 30']
-    """
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        if {"sha256"} <= before.keys() & now.keys():
-            yield from _array_differences(before, now, where)
-            return
-        for key in dict.fromkeys([*before, *now]):
-            inner = f"{where}.{key}" if where else str(key)
-            yield from differences(before.get(key, _MISSING), now.get(key, _MISSING), inner)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for i, (one, other) in enumerate(zip(before, now, strict=True)):
-            yield from differences(one, other, f"{where}[{i}]")
-    elif before != now and not (before != before and now != now):  # NaN
-        yield f"{where} was {_short(before)} and is {_short(now)}"
-
-
-def alike(before: Any, now: Any) -> bool:
-    """Whether nothing has changed."""
-    return next(differences(before, now), None) is None
 
 
 def model_told(model: Any) -> dict[str, Any]:
@@ -213,17 +185,6 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
-def _array_differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], where: str
-) -> Iterator[str]:
-    for key in ("shape", "dtype", "columns"):
-        if before.get(key) != now.get(key):
-            yield f"{where} had {key} {_short(before.get(key))} and has {_short(now.get(key))}"
-            return
-    if before["sha256"] != now["sha256"]:
-        yield f"the values in {where} are others"
-
-
 def _data_set(value: Any) -> dict[str, Any]:
     """What can be told of a data set without drawing from it."""
     found: dict[str, Any] = {"length": None}
@@ -242,8 +203,3 @@ def _arguments_of(value: Any) -> Iterator[tuple[str, Any]]:
         for name in inspect.signature(type(value)).parameters:
             if hasattr(value, name):
                 yield name, getattr(value, name)
-
-
-def _short(value: Any) -> str:
-    text = value if value is _MISSING else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

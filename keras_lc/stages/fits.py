@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
+
 from keras_lc.capture import randomness
 from keras_lc.capture import run as runs
 from keras_lc.errors import CheckpointError
@@ -86,6 +88,15 @@ def make(
         states=kept,
     )
     return done, history
+
+
+def history_of(fit: Fit, epochs: int) -> Any:
+    """What Keras gave after training for so many epochs, or fewer."""
+    history = keras.callbacks.History()
+    history.set_params({"epochs": epochs})
+    history.epoch = list(fit.epoch)
+    history.history = {name: list(values) for name, values in fit.logs.items()}
+    return history
 
 
 def _seed(origin: Loaded) -> int:

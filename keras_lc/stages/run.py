@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import OptionError
 from keras_lc.stages.cached import Cached
+from keras_lc.stages.changes import check_on_change
 from keras_lc.stages.deleting import delete_run, delete_stages
-from keras_lc.stages.session import Session, check_on_change
+from keras_lc.stages.session import Session
 from keras_lc.stages.stage import Stage
 from keras_lc.store.locate import directory_at
 from keras_lc.store.stages import BEST, END, LAST, Parent

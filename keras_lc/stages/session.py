@@ -19,14 +19,14 @@ from keras_lc.errors import ChangedError, CheckpointError, NotFoundError, Option
 from keras_lc.loader import Loaded
 from keras_lc.restoring import put_back
 from keras_lc.stages import settings, states, training
-from keras_lc.stages.fingerprint import differences, model_told
+from keras_lc.stages.changes import ERROR, clauses, differences
+from keras_lc.stages.fingerprint import model_told
 from keras_lc.stages.settings import Settings
 from keras_lc.store import stages
 from keras_lc.store.directory import Directory
 from keras_lc.store.lock import Writer
 from keras_lc.store.stages import Book, Parent, State
 
-ERROR, RERUN = "error", "rerun"
 Build = Callable[[], Any]
 
 
@@ -227,7 +227,7 @@ class Session:
         return self._settings[id]
 
     def know(self, id: str, given: Settings) -> None:  # noqa: A002
-        """What a stage is compiled with has been given in this process."""
+        """What a stage is compiled with has been given in this process, and is no other."""
         self._settings[id] = given
 
     def forget(self, *ids: str) -> None:
@@ -300,20 +300,3 @@ class Session:
             run = stages.Run(description, model_told(self._model), start)
             stages.write_run(self.directory, run)
         return run
-
-
-def clauses(changes: list[str]) -> str:
-    """What has changed, for a message."""
-    more = f"; and {len(changes) - 4} more" if len(changes) > 4 else ""
-    return "; ".join(changes[:4]) + more
-
-
-def check_on_change(value: str | None, default: str = ERROR) -> str:
-    """What becomes of a call that was made otherwise.
-
-    Raises:
-        OptionError: it is neither of the two.
-    """
-    if value not in (None, ERROR, RERUN):
-        raise OptionError(f"on_change={value!r}: expected {ERROR!r} or {RERUN!r}.")
-    return value or default

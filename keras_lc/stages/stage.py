@@ -10,13 +10,12 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any
 
-import keras
-
 from keras_lc.errors import ChangedError, OptionError
 from keras_lc.stages import plots, settings, training
-from keras_lc.stages.fingerprint import call_told, differences, told
-from keras_lc.stages.fits import Call, make
-from keras_lc.stages.session import RERUN, Place, Session, clauses
+from keras_lc.stages.changes import RERUN, clauses, differences
+from keras_lc.stages.fingerprint import call_told, told
+from keras_lc.stages.fits import Call, history_of, make
+from keras_lc.stages.session import Place, Session
 from keras_lc.stages.settings import Settings
 from keras_lc.store import stages
 from keras_lc.store.stages import END, Fit, Parent
@@ -36,6 +35,7 @@ class Stage:
         self._settings: Settings | None = None
         self._given: dict[str, Any] = {}
         self._called = 0  # calls of `fit`
+        self._before: Place | None = None  # where the run stood when the block began
 
     @property
     def model(self) -> Any:
@@ -46,6 +46,7 @@ class Stage:
         session = self._session
         if session.open is not None:
             raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
+        self._before = session.here
         if self._parent is not None:
             session.go(session.going_to(self._parent))
         else:
@@ -63,21 +64,11 @@ class Stage:
         session = self._session
         session.open = None
         record = self._record()
-        if error is not None or not record.fits:
-            return
-        if 0 < self._called < len(record.fits):
-            if self._on_change != RERUN:
-                raise ChangedError(
-                    f"stage {self.id!r} has {len(record.fits)} fits, and its block made "
-                    f"{self._called}: make all of them, or have the rest forgotten with "
-                    "on_change='rerun'."
-                )
-            record = replace(record, fits=record.fits[: self._called], cached={})
-            session.write(record)
-        elif record != session.book.stages[self.id]:  # described otherwise
-            session.write(record)
-        if record.complete:
-            session.go(session.place_of(Parent(self.id)))
+        try:
+            if error is None and record.fits:
+                record = self._settled(record)
+        finally:
+            session.go(self._reached(record))
 
     def compile(self, **arguments: Any) -> None:
         """Compile the model as `keras.Model.compile` does, when there is something to train.
@@ -102,11 +93,9 @@ class Stage:
         carried = {} if self._settings is None else self._settings.parts
         if "optimizer" not in {**carried, **arguments}:
             raise OptionError(f"stage {self.id!r} has no parent to take the optimizer from.")
-        session = self._session
-        self._settings = settings.given(self.id, arguments, self._settings, session.flags)
+        self._settings = settings.given(self.id, arguments, self._settings, self._session.flags)
         documents = {name: self._settings.parts[name].document for name in arguments}
         self._given = documents | {settings.TRAINABLE: self._settings.trainable}
-        session.know(self.id, self._settings)
 
     def fit(
         self,
@@ -176,10 +165,12 @@ class Stage:
             ),
         }  # fmt: skip
         record = self._checked(self._record(), number, fingerprint)
+        if self._given:
+            session.know(self.id, self._settings)
         if number < len(record.fits) and record.fits[number].complete:
             fit = record.fits[number]
             session.say(f"{self.id}: fit {number + 1} is cached, {_epochs(len(fit.epoch))}")
-            history = _history(fit, epochs)
+            history = history_of(fit, epochs)
         else:
             session.say(f"{self.id}: fit {number + 1} trains, {_epochs(epochs)}")
             record = self._begun(record, number, fingerprint)
@@ -221,6 +212,36 @@ class Stage:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = known or stages.Stage(self.id, created=now)
         return replace(record, description=self._description or record.description)
+
+    def _settled(self, record: stages.Stage) -> stages.Stage:
+        """The stage as its block has left it, written down.
+
+        Raises:
+            ChangedError: it has more fits than the block has made, and may not forget them.
+        """
+        session = self._session
+        if 0 < self._called < len(record.fits):
+            if self._on_change != RERUN:
+                raise ChangedError(
+                    f"stage {self.id!r} has {len(record.fits)} fits, and its block made "
+                    f"{self._called}: make all of them, or have the rest forgotten with "
+                    "on_change='rerun'."
+                )
+            record = replace(record, fits=record.fits[: self._called], cached={})
+            session.write(record)
+        elif record != session.book.stages[self.id]:  # described otherwise
+            session.write(record)
+        return record
+
+    def _reached(self, record: stages.Stage) -> Place | None:
+        """Where the run stands after the block, be it that it has failed: at the end of the stage;
+        if there is none yet, where nothing can follow; where it was before if nothing has begun."""
+        session = self._session
+        if record.complete:
+            return session.place_of(Parent(self.id))
+        if record.fits:
+            return replace(session.here or session.start(), parent=Parent(self.id))
+        return self._before
 
     def _checked(
         self, record: stages.Stage, number: int, fingerprint: dict[str, Any]
@@ -266,15 +287,6 @@ class Stage:
         return (
             f"it was trained from {_named(record.parent)}, and is to follow {_named(self._parent)}"
         )
-
-
-def _history(fit: Fit, epochs: int) -> Any:
-    """As Keras gives it after training."""
-    history = keras.callbacks.History()
-    history.set_params({"epochs": epochs})
-    history.epoch = list(fit.epoch)
-    history.history = {name: list(values) for name, values in fit.logs.items()}
-    return history
 
 
 def _epochs(number: int) -> str:

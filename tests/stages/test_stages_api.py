@@ -8,7 +8,7 @@ import pytest
 from models import X, Y, equal, state
 
 from keras_lc import list_checkpoints, restore
-from keras_lc.errors import ChangedError, NotFoundError, OptionError
+from keras_lc.errors import ChangedError, CheckpointError, NotFoundError, OptionError
 from keras_lc.stages import Run
 from tests.stages.small import (
     LOSS,
@@ -60,7 +60,8 @@ def test_a_block_may_look_at_a_stage_without_training(tmp_path):
     with run.stage("adam") as stage:
         figure = stage.plot_history(tmp_path / "history.png")
     assert len(figure.axes) == 2
-    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ((tmp_path / "history.png").read_bytes(), figure._repr_png_()):
+        assert picture.startswith(b"\x89PNG")
     assert trained(lambda: child(run))[0] == 2  # it goes on there
 
 
@@ -167,6 +168,34 @@ def test_without_a_parent_a_stage_follows_the_last_one(run):
         run.stage("1", parent=3)
     with pytest.raises(NotFoundError, match="no stage 'nope'"):
         child(run, parent="nope")
+
+
+def test_a_block_that_fails_leaves_the_run_at_what_its_stage_has_come_to(tmp_path):
+    run = opened(tmp_path)
+    one_stage(run)
+    expected = run.cached("adam").evaluate(X, Y)
+    with pytest.raises(ChangedError, match="learning_rate was"):
+        one_stage(run, compiled=adam(0.02) | {"metrics": []})
+    with run.stage("next") as stage:
+        fit(stage, epochs=1)
+    assert run.cached("adam").evaluate(X, Y) == expected  # with the metrics that it has
+    with pytest.raises(ZeroDivisionError), run.stage("nothing", parent="adam"):
+        1 / 0  # noqa: B018
+    with run.stage("third") as stage:
+        fit(stage, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        child(run, "stopped", "adam", callbacks=[Interrupt()])
+    assert equal(state(run.model), weights(opened(tmp_path), "adam"))
+    with pytest.raises(CheckpointError, match="'stopped' has not come to its end"), run.stage("on"):
+        pass
+    rows = {row.id: row.parent for row in run.tree().stages}
+    assert rows == {"adam": None, "next": "adam", "third": "next", "stopped": "adam"}
+    assert trained(lambda: child(opened(tmp_path), "next", epochs=1))[0] == 0
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".x", "a{b}", True, 1.5, None])
