@@ -27,13 +27,19 @@ def test_an_example_says_first_what_it_shows_and_is_listed(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs(name, tmp_path):
+    shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    SHOWN[name](printed_by(tmp_path / name), tmp_path / name)
+
+
+def printed_by(example):
+    directory = example.parent
     run = subprocess.run(
-        [sys.executable, shutil.copy(EXAMPLES / f"{name}.py", tmp_path)],
-        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, f"{example}.py"],
+        env={"PYTHONPATH": str(EXAMPLES.parent), "PATH": "/usr/bin:/bin", "HOME": str(directory)},
+        cwd=directory, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    SHOWN[name](run.stdout, tmp_path / name)
+    return run.stdout
 
 
 def quickstart(printed, directory):
@@ -85,6 +91,18 @@ def on_saved_mlflow(printed, directory):
     assert len(logged) == 4
 
 
+def stages(printed, directory):
+    assert printed.count(" trains, ") == 4
+    assert "cached" not in printed
+    again = printed_by(directory)
+    assert " trains, " not in again
+    assert again.count(" is cached") == 4 + 4  # fits; rates and evaluations
+    results = r"^.*: accuracy .*|^SGD goes on .*|^[└─]*(?:adam|sgd|longer) .*"
+    assert re.findall(results, printed, re.M) == re.findall(results, again, re.M)
+    for name in ("adam", "rates"):
+        assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def torch_training(printed, directory):
     assert "killed, started again:\ntrains from step " in printed
     assert "trains from step 0\n" in printed.partition("never killed:")[2]
@@ -103,6 +121,6 @@ SHOWN = {
     function.__name__: function
     for function in (
         quickstart, keep_best, every_n_batches, fine_tuning, exporting, on_saved_tensorboard,
-        on_saved_mlflow, torch_training, torch_fsdp,
+        on_saved_mlflow, stages, torch_training, torch_fsdp,
     )
 }  # fmt: skip
