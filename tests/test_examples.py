@@ -93,11 +93,11 @@ def on_saved_mlflow(printed, directory):
 
 def stages(printed, directory):
     assert printed.count(" trains, ") == 4
-    assert "cached" not in printed
+    assert "is cached" not in printed
     again = printed_by(directory)
     assert " trains, " not in again
     assert again.count(" is cached") == 4 + 4  # fits; rates and evaluations
-    results = r"^.*: accuracy .*|^SGD goes on .*|^[└─]*(?:adam|sgd|longer) .*"
+    results = r"^.*: accuracy .*|^SGD goes on .*|^[├└─]*(?:adam|sgd|longer) .*"
     assert re.findall(results, printed, re.M) == re.findall(results, again, re.M)
     for name in ("adam", "rates"):
         assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from keras_lc.errors import CheckpointError, DamagedError, FormatError
 from keras_lc.figures import Column, Figures, Note, Table, words
@@ -79,8 +80,8 @@ class Tree(Figures):
         if self.description:
             yield Note(self.description)
         rows = [
-            vars(row) | {"stage": _branch(row) + row.id, "cached": ", ".join(row.cached)}
-            for row in self.stages
+            vars(row) | {"stage": branch + row.id, "cached": ",".join(row.cached)}
+            for row, branch in zip(self.stages, _branches(self.stages), strict=True)
         ]
         rows = [
             row | {"which": None if row["which"] == stages.END else row["which"]} for row in rows
@@ -175,6 +176,9 @@ def _best(fit: Fit) -> float | None:
     return values[fit.best] if fit.best < len(values) else None
 
 
-def _branch(row: Row) -> str:
+def _branches(rows: Sequence[Row]) -> Iterator[str]:
     """Of a tree; without blanks, which separate columns."""
-    return "└" + "─" * (2 * row.depth - 1) if row.depth else ""
+    for i, row in enumerate(rows, 1):
+        below = takewhile(lambda other: other.depth >= row.depth, rows[i:])  # noqa: B023
+        corner = "├" if any(other.depth == row.depth for other in below) else "└"
+        yield corner + "─" * (2 * row.depth - 1) if row.depth else ""

@@ -190,6 +190,10 @@ def test_a_block_that_fails_leaves_the_run_at_what_its_stage_has_come_to(tmp_pat
         pass
     rows = {row.id: row.parent for row in run.tree().stages}
     assert rows == {"adam": None, "next": "adam", "third": "next", "stopped": "adam"}
+    shown = [line.split()[0] for line in str(run.tree()).splitlines()]
+    assert [name for name in shown if name.strip("├└─") in rows] == [
+        "adam", "├─next", "└───third", "└─stopped",
+    ]  # fmt: skip
     assert trained(lambda: child(opened(tmp_path), "next", epochs=1))[0] == 0
 
 
