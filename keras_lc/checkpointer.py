@@ -208,6 +208,7 @@ class Checkpointer:
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
             blob = encoder.encode(snapshot.arrays, codec, steps or None)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
+            header["error"] = float(f"{encoder.error():.3g}")
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)

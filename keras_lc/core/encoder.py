@@ -112,6 +112,12 @@ class DeltaEncoder:
         """How many deltas there have been since the base."""
         return self._chain.sequence
 
+    def error(self) -> float:
+        """What the last delta has left between `reconstruction` and the state that it is of: root
+        mean square of a weight, as a share of its values, the largest of all weights; measured
+        on a sample of about 4,000 values of each."""
+        return self._tensors.error()
+
     def whole(self) -> bytes:
         """One delta that leads from the base straight to `reconstruction`: larger than one of
         `encode`, and than few of them, but the others are not needed."""

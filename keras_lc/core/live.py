@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keras_lc.core.floats import real_dtype
+from keras_lc.core.floats import largest, real_dtype
 from keras_lc.core.products import dot
 from keras_lc.core.state import Chain
 
@@ -46,6 +46,17 @@ class Live:
         array = self.state[i]
         real = real_dtype(array.dtype)
         return rms(sample(array).astype(real) - self.seen[i].astype(real))
+
+    def missed(self, i: int) -> float:
+        """How far a decoder is from tensor `i` as it was last seen: root mean square, as a share
+        of its values; 0 of one with values that are not finite, which goes bit for bit."""
+        seen = self.seen[i].astype(real_dtype(self.seen[i].dtype))
+        top = largest(seen)
+        if not 0 < top < np.inf:
+            return 0.0
+        seen /= top  # so that no square leaves the range
+        there = self.chain.sample(i, every_of(self.chain.table.sizes[i])) / top
+        return rms(there.astype(seen.dtype, copy=False) - seen) / rms(seen)
 
     def look(self, i: int) -> None:
         """Keep a sample of tensor `i` for the next delta."""

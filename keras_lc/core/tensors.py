@@ -74,6 +74,12 @@ class Tensors:
         if kind != "same":
             self._live.changed.add(i)
 
+    def error(self) -> float:
+        """How far a decoder is from the weights after this delta; see `Live.missed`."""
+        dtypes = self._chain.table.dtypes
+        weights = (i for i, spec in enumerate(self._specs) if spec.role == "weight")
+        return max((self._live.missed(i) for i in weights if is_roomy(dtypes[i])), default=0.0)
+
     def _lossy(self, i: int) -> str | None:
         """How tensor `i` is stored by its codec; None for bit for bit."""
         table = self._chain.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -56,6 +57,8 @@ class Detail(Figures):
         state: bytes of the decoded arrays, if they were decoded.
         aim: the error of the weights (root mean square, tensor by tensor) that the codec does not
             mean to exceed, as a share of the weights; 0 is bit for bit, None where it has none.
+        error: the error that was made, measured on a sample when it was saved; None of a base, and
+            where the record does not tell.
         children: names of the checkpoints that build on it.
         tensors: if they were decoded.
         damaged: why it cannot be restored, as far as was read.
@@ -78,6 +81,7 @@ class Detail(Figures):
     read: int
     full: int | None
     aim: float | None
+    error: float | None
     children: tuple[str, ...]
     state: int | None
     tensors: tuple[Tensor, ...] | None
@@ -111,9 +115,13 @@ class Detail(Figures):
     def _accuracy(self) -> str:
         if self.aim == 0:
             return "bit for bit"
+        made = "" if self.error is None else f" {words.share(self.error)}"
         if self.aim is None:
-            return "no bound of the error"
-        return f"error of the weights about {words.share(self.aim)} at most, tensor by tensor"
+            return (
+                f"error of the weights{made}, without a bound" if made else "no bound of the error"
+            )
+        most = f"about {words.share(self.aim)} at most, tensor by tensor"
+        return f"error of the weights{made} ({most})" if made else f"error of the weights {most}"
 
 
 def _table(links: tuple[Link, ...]) -> Table:
@@ -181,6 +189,7 @@ def detail(reference: str | os.PathLike[str], tensors: bool = False) -> Detail:
         read=sum(one.nbytes for one in route),
         full=full_sizes(found.contents).get(stored.digest),
         aim=_aim(stored),
+        error=_error(stored),
         children=_children(found),
         state=None if decoded is None else sum(tensor.nbytes for tensor in decoded),
         tensors=decoded,
@@ -205,6 +214,14 @@ def _aim(stored: Stored) -> float | None:
     if stored.parent is None or codec == "lossless":
         return 0.0
     return _SHARES.get(str(codec))
+
+
+def _error(stored: Stored) -> float | None:
+    """The error that was made, as far as the record tells."""
+    error = stored.header.get("error")
+    if isinstance(error, bool) or not isinstance(error, (int, float)):
+        return None
+    return float(error) if 0 <= error < math.inf else None
 
 
 # `largest_share` of the presets; a test compares them with `core.presets`, which need numpy

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keras_lc.core import PRESETS, Balanced
-from keras_lc.report.detail import _SHARES
+from keras_lc.figures import words
+from keras_lc.references import find
+from keras_lc.report.detail import _SHARES, _error
 from keras_lc.store import record
 from keras_lc.store.pack import pack
 from tests.cli.commands import keras_lc
@@ -171,6 +174,24 @@ def test_info_tells_the_chain_and_the_tensors(training):
     plain = keras_lc("info", training / "cp-0003", "--tensors").out
     assert "weights/0" in plain
     assert "cp-0002.lcd" in plain
+
+
+def test_info_tells_the_error_beside_its_bound(tmp_path):
+    run(tmp_path, STATES[:3], codec="balanced")
+    made = keras_lc("info", tmp_path / "cp-0003", "--json").json
+    assert 0 < made["error"] < made["aim"]
+    share = words.share(made["error"])
+    assert (
+        f"error of the weights {share} (about 3.5 % at most"
+        in keras_lc("info", tmp_path / "cp-0003").out
+    )
+    assert keras_lc("info", tmp_path / "cp-0001", "--json").json["error"] is None
+
+
+@pytest.mark.parametrize("claimed", ["x", True, -1, None, [1], float("inf"), float("nan")])
+def test_an_error_that_makes_no_sense_is_not_told(training, claimed):
+    stored = find(training / "cp-0003").stored
+    assert _error(replace(stored, header=stored.header | {"error": claimed})) is None
 
 
 def test_the_aims_are_those_of_the_presets():

@@ -331,3 +331,28 @@ def test_a_reconstruction_is_not_changed_by_later_deltas(codec):
     for decoded, encoded, frozen in kept:
         for name, array in frozen.items():
             assert decoded[name].tobytes() == encoded[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_the_error_that_was_made_is_told(codec):
+    base, *states = training(6)
+    encoder = DeltaEncoder(base, codec, SPECS)
+    for state in states:
+        encoder.encode(state)
+    made = []
+    for spec in encoder.specs:
+        if spec.role == "weight" and state[spec.name].dtype.kind == "f" and state[spec.name].size:
+            live = state[spec.name].astype(np.float64)
+            missed = encoder.reconstruction[spec.name].astype(np.float64) - live
+            made.append(np.sqrt(np.square(missed).mean() / np.square(live).mean()))
+    assert encoder.error() == pytest.approx(max(made), rel=0.02)
+    assert (encoder.error() == 0) == (codec == "lossless")
+
+
+def test_there_is_no_error_in_what_goes_bit_for_bit():
+    values = np.linspace(-1, 1, 50, dtype=np.float32)
+    encoder = DeltaEncoder({"w": values, "huge": values, "zero": values}, "balanced")
+    assert encoder.error() == 0
+    odd = np.append(values[:-1] + 1, np.float32(np.nan))
+    encoder.encode({"w": odd, "huge": values * 3e38, "zero": 0 * values})
+    assert 0 <= encoder.error() < 0.05
