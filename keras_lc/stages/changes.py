@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from keras_lc.errors import OptionError
 
 ERROR, RERUN = "error", "rerun"
 _MISSING = "nothing"
+_LARGE = 1e38
 
 
 def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
@@ -63,4 +66,6 @@ def _array_differences(
 
 def _short(value: Any) -> str:
     text = value if value is _MISSING else repr(value)
+    if isinstance(value, float) and abs(value) < _LARGE and float(np.float32(value)) == value:
+        text = str(np.float32(value))  # as Keras holds a rate of 0.001
     return text if len(text) <= 80 else f"{text[:77]}..."
