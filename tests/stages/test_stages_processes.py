@@ -64,7 +64,11 @@ def check(tmp_path, backend, kills, halves=()):
     assert status == 0
     assert told["told"] == expected["told"]
     assert told["drawn"] == expected["drawn"]
-    assert 0 < counted + told["trained"] < EPOCHS if kills else counted + told["trained"] == EPOCHS
+    trained = counted + told["trained"]
+    if kills:  # the epoch before the one that is killed may not have been saved yet
+        assert 0 < trained <= EPOCHS - max(0, kills[-1][2] - 1)
+    else:
+        assert trained == EPOCHS
     with np.load(whole) as ours, np.load(other) as theirs:
         assert equal(list(ours.values()), list(theirs.values()))
     status, again = lives.live(tmp_path / "other")
