@@ -93,7 +93,7 @@ def test_a_lossy_import_says_how_far_it_is_off(plain, tmp_path):
 
 
 def test_a_file_is_made_of_the_whole_base(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "BLOCK", 256)  # so that a delta needs some blocks and not others
+    monkeypatch.setattr(digest, "BLOCK", 512)  # so that a delta needs some blocks and not others
     directory, _ = plain
     files = [directory / f"cp-{i}.weights.h5" for i in (1, 2)]
     keras_lc("import", *files, "--to", tmp_path / "chain", "--codec", "balanced")
