@@ -1,8 +1,7 @@
 """A training that resumes by itself; for a parent that kills it, or a test that does not.
 
-The environment of the script is that of a user: a seed, a model, data, `fit`. For each line that
-comes in, options of `live`, a process is forked that trains. Forking saves the time that importing
-Keras takes.
+The environment of the script is that of a user: a seed, a model, data, `fit`. Each life is a
+process of its own, which takes options of `live`.
 """
 
 import functools
@@ -10,11 +9,10 @@ import json
 import os
 import random
 import signal
-import sys
-import traceback
 
 import keras
 import numpy as np
+from forks import serve
 from models import X, Y, state
 
 from keras_lc import LCModelCheckpoint
@@ -201,20 +199,5 @@ def live(finished, **options):
     print(json.dumps(found), flush=True)
 
 
-def main():
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                live(**json.loads(line))
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        print(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(live)

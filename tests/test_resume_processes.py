@@ -5,14 +5,13 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import resumed_training
+from forks import Forks
 from models import equal
 from resumed_training import DATA
 
@@ -27,31 +26,14 @@ KILLS = {
 }
 
 
-class Lives:
-    """A process that trainings of one backend are forked from, each a process of its own."""
+class Lives(Forks):
+    """Trainings of one backend, each a process of its own."""
 
     def __init__(self, backend, directory):
+        super().__init__(SCRIPT, backend)
         self.backend = backend
         self.directory = directory
         self.told = {}
-        path = f"{SCRIPT.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        self.server = subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path},
-        )
-
-    def live(self, **options):
-        """How one ended, and what it told."""
-        self.server.stdin.write(json.dumps(options) + "\n")
-        self.server.stdin.flush()
-        told = None
-        while not (line := self.server.stdout.readline()).startswith("ended"):
-            assert line, "the server has ended"
-            told = json.loads(line)
-        return int(line.split()[1]), told
 
     def uncut(self, **options):
         """What a training gives that is never stopped, and knows nothing of checkpoints."""
@@ -62,9 +44,6 @@ class Lives:
             assert status == 0
             self.told[key] = told, finished
         return self.told[key]
-
-    def end(self):
-        self.server.communicate()
 
 
 @pytest.fixture(scope="module")

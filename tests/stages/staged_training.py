@@ -1,18 +1,14 @@
-"""A script of three stages; for a parent that kills it.
-
-For each line that comes in, options of `live`, a process is forked that runs the script. Forking
-saves the time that importing Keras takes.
-"""
+"""A script of three stages; for a parent that kills it. Each life is a process of its own, which
+takes options of `live`."""
 
 import json
 import os
 import random
 import signal
-import sys
-import traceback
 
 import keras
 import numpy as np
+from forks import serve
 from models import X, Y, state
 
 from keras_lc.stages import Run
@@ -22,12 +18,10 @@ from tests.stages.small import LOSS, VALIDATION, Epochs
 class Kill(keras.callbacks.Callback):
     """Sends this process SIGKILL when an epoch of a certain fit begins."""
 
-    def __init__(self, at):
-        super().__init__()
-        self.now = at
+    at = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.now == epoch:
+        if self.at == epoch:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -51,9 +45,9 @@ def script(directory, until=3, kill=None):
 
     def fit(stage, number, epochs, **options):
         drawn.append([np.random.random(), random.random()])
-        at = kill[2] if kill and kill[:2] == [stage.id, number] else None
-        callbacks = [Epochs(), keras.callbacks.ReduceLROnPlateau("loss", patience=1), Kill(None)]
-        callbacks[-1].now = at  # no argument, so that it is the same call
+        callbacks = [Epochs(), keras.callbacks.ReduceLROnPlateau("loss", patience=1), Kill()]
+        if kill and kill[:2] == [stage.id, number]:
+            callbacks[-1].at = kill[2]  # no argument, so that it is the same call
         options = {"batch_size": 10, "verbose": 0, "validation_data": VALIDATION} | options
         return stage.fit(X, Y, epochs=epochs, callbacks=callbacks, **options).history
 
@@ -83,20 +77,5 @@ def live(finished, **options):
     print(json.dumps(found), flush=True)
 
 
-def main():
-    for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                live(**json.loads(line))
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        print(f"ended {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(live)

@@ -1,66 +1,43 @@
 """Real processes: a script of stages that is killed, and run in parts, ends as one that was not."""
 
 import importlib.util
-import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from forks import Forks
 from models import equal
 
 from keras_lc import verify
 
 SCRIPT = Path(__file__).with_name("staged_training.py")
-ROOT = SCRIPT.parents[2]
 EPOCHS = 6 + 2 + 3 + 3
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
-class Lives:
-    """A process that scripts of one backend are forked from."""
-
-    def __init__(self, backend):
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-        self.server = subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": path},
-        )
-
-    def live(self, directory, finished=None, **options):
-        """How one ended, and what it told."""
-        options |= {"directory": str(directory), "finished": finished and str(finished)}
-        self.server.stdin.write(json.dumps(options) + "\n")
-        self.server.stdin.flush()
-        told = None
-        while not (line := self.server.stdout.readline()).startswith("ended"):
-            assert line, "the server has ended"
-            told = json.loads(line)
-        return int(line.split()[1]), told
-
-
 def check(tmp_path, backend, kills, halves=()):
-    lives = Lives(backend)
+    lives = Forks(SCRIPT, backend)
+
+    def live(directory, finished=None, **options):
+        options |= {"directory": str(directory), "finished": finished and str(finished)}
+        return lives.live(**options)
+
     whole, other = tmp_path / "whole.npz", tmp_path / "other.npz"
-    status, expected = lives.live(tmp_path / "whole", whole)
+    status, expected = live(tmp_path / "whole", whole)
     assert status == 0
     assert expected["trained"] == EPOCHS
     counted = 0
     for until in halves:
-        status, told = lives.live(tmp_path / "other", until=until)
+        status, told = live(tmp_path / "other", until=until)
         assert status == 0
         counted += told["trained"]
     for kill in kills:
-        status, _ = lives.live(tmp_path / "other", kill=kill)
+        status, _ = live(tmp_path / "other", kill=kill)
         assert status == -signal.SIGKILL
-    status, told = lives.live(tmp_path / "other", other)
+    status, told = live(tmp_path / "other", other)
     assert status == 0
     assert told["told"] == expected["told"]
     assert told["drawn"] == expected["drawn"]
@@ -71,11 +48,11 @@ def check(tmp_path, backend, kills, halves=()):
         assert trained == EPOCHS
     with np.load(whole) as ours, np.load(other) as theirs:
         assert equal(list(ours.values()), list(theirs.values()))
-    status, again = lives.live(tmp_path / "other")
+    status, again = live(tmp_path / "other")
     assert again["trained"] == 0
     assert again["told"] == expected["told"]
     assert verify(tmp_path / "other").ok
-    lives.server.communicate()
+    lives.end()
     print(f"{backend}: {told['trained']} of {EPOCHS} epochs after {kills or halves}, bit-identical")
 
 
