@@ -27,6 +27,7 @@ import numpy as np
 
 from keras_lc import workers
 from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec
+from keras_lc.figures import words
 
 SIDE, RANK, NOISE = 2048, 64, 0.5
 CODECS = ["fast", "balanced", "smallest", "lossless", "int8", "lc"]
@@ -84,12 +85,15 @@ def decode(decoder, blob, places=None):
     return list(decoder.decode(blob).several(decoder.reconstruction, places))
 
 
-def chains(states, specs, codec):
+def chains(states, specs, codec, decoders=0):
     """Both ends of a chain that has made all deltas but the last."""
-    encoder, decoder = DeltaEncoder(states[0], codec, specs), DeltaDecoder(states[0])
+    encoder = DeltaEncoder(states[0], codec, specs)
+    others = [DeltaDecoder(states[0]) for _ in range(decoders)]
     for state in states[1:-1]:
-        decoder.decode(encoder.encode(state))
-    return encoder, decoder
+        blob = encoder.encode(state)
+        for decoder in others:
+            decoder.decode(blob)
+    return encoder, *others
 
 
 def measure(states, specs, codec, rounds):
@@ -97,8 +101,7 @@ def measure(states, specs, codec, rounds):
     last, spent = states[-1], []
     places = [np.ones_like(array) for array in last.values()]
     for _ in range(rounds):
-        encoder, decoder = chains(states, specs, codec)
-        _, other = chains(states, specs, codec)
+        encoder, decoder, other = chains(states, specs, codec, decoders=2)
         copying, _ = timed(copy, last, places)
         encoding, blob = timed(encoder.encode, last)
         flat = [place.reshape(-1) for place in places]
@@ -139,7 +142,7 @@ def side_by_side(processors, *arguments):
 
 def scratch(states, specs, codec):
     """Peak of the memory of an encode above the larger of before and after, in bytes."""
-    encoder, _ = chains(states, specs, codec)
+    (encoder,) = chains(states, specs, codec)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     blob = encoder.encode(states[-1])
@@ -167,7 +170,7 @@ def main():
         for processors in ({min(everyone)}, everyone):
             on(processors)
             seconds, nbytes = measure(*what)
-            found[f"{len(processors)} thread{'s'[len(processors) == 1 :]}"] = [seconds]
+            found[words.count(len(processors), "thread")] = [seconds]
         if len(everyone) > 1:
             found[f"{len(everyone)} processes"] = side_by_side(everyone, *what)
         for name, each in found.items():
