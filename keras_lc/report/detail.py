@@ -115,13 +115,11 @@ class Detail(Figures):
     def _accuracy(self) -> str:
         if self.aim == 0:
             return "bit for bit"
-        made = "" if self.error is None else f" {words.share(self.error)}"
-        if self.aim is None:
-            return (
-                f"error of the weights{made}, without a bound" if made else "no bound of the error"
-            )
-        most = f"about {words.share(self.aim)} at most, tensor by tensor"
-        return f"error of the weights{made} ({most})" if made else f"error of the weights {most}"
+        most = self.aim and f"about {words.share(self.aim)} at most, tensor by tensor"
+        if self.error is None:
+            return f"error of the weights {most}" if most else "no bound of the error"
+        made = f"error of the weights {words.share(self.error)}"
+        return f"{made} ({most})" if most else f"{made}, without a bound"
 
 
 def _table(links: tuple[Link, ...]) -> Table:

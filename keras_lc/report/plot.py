@@ -40,9 +40,7 @@ def plot(
         OptionError: the suffix is none of these, or matplotlib is missing.
         StoreError: there is such a file, or it cannot be written.
     """
-    text = os.fspath(target)
-    if not text.endswith(FORMATS):
-        raise OptionError(f"{text!r}: expected a file name that ends in {', '.join(FORMATS)}.")
+    text = picture_file(target)
     place, name = free(text, overwrite)
     figure_class = matplotlib_figure()
     drawn = history(directory)
@@ -56,6 +54,18 @@ def plot(
     with place.write_once(name) as file:
         file.write(picture.getvalue())
     return replace(drawn, target=text)
+
+
+def picture_file(target: str | os.PathLike[str]) -> str:
+    """The name of a picture that can be written.
+
+    Raises:
+        OptionError: its suffix is none of `FORMATS`.
+    """
+    text = os.fspath(target)
+    if not text.endswith(FORMATS):
+        raise OptionError(f"{text!r}: expected a file name that ends in {', '.join(FORMATS)}.")
+    return text
 
 
 def free(target: str, overwrite: bool) -> tuple[Any, str]:

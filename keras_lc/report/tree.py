@@ -11,7 +11,6 @@ from keras_lc.errors import CheckpointError, DamagedError, FormatError
 from keras_lc.figures import Column, Figures, Note, Table, words
 from keras_lc.references import opened
 from keras_lc.store import stages
-from keras_lc.store.directory import Directory
 from keras_lc.store.index import Contents
 from keras_lc.store.stages import Book, Fit, Stage
 
@@ -80,11 +79,13 @@ class Tree(Figures):
         if self.description:
             yield Note(self.description)
         rows = [
-            vars(row) | {"stage": branch + row.id, "cached": ",".join(row.cached)}
+            vars(row)
+            | {
+                "stage": branch + row.id,
+                "which": None if row.which == stages.END else row.which,
+                "cached": ",".join(row.cached),
+            }
             for row, branch in zip(self.stages, _branches(self.stages), strict=True)
-        ]
-        rows = [
-            row | {"which": None if row["which"] == stages.END else row["which"]} for row in rows
         ]
         every = [
             Column("stage", "stage"),
@@ -120,7 +121,7 @@ def tree(directory: str | os.PathLike[str]) -> Tree:
     """
     place, contents = opened(directory)
     book, faults = stages.inspect(place)
-    rows = list(_below(place, contents, book))
+    rows = list(_below(contents, book))
     rows += [Row(file, "damaged", damaged=str(error)) for file, error in faults.items()]
     newer = bool(faults) and all(isinstance(error, FormatError) for error in faults.values())
     every = [*contents.stored, *contents.shortcuts, *contents.doubles]
@@ -134,7 +135,7 @@ def tree(directory: str | os.PathLike[str]) -> Tree:
 
 
 def _below(
-    directory: Directory, contents: Contents, book: Book, above: str | None = None, depth: int = 0
+    contents: Contents, book: Book, above: str | None = None, depth: int = 0
 ) -> Iterator[Row]:
     for stage in book.stages.values():
         parent = stage.parent.stage if stage.parent else None
@@ -142,7 +143,7 @@ def _below(
         if parent != above and not orphan:
             continue
         yield _row(contents, book, stage, depth)
-        yield from _below(directory, contents, book, stage.id, depth + 1)
+        yield from _below(contents, book, stage.id, depth + 1)
 
 
 def _row(contents: Contents, book: Book, stage: Stage, depth: int) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from keras_lc.stages.changes import RERUN, clauses, differences
 from keras_lc.stages.fingerprint import call_told
 from keras_lc.stages.lr_finder import LearningRates, search
 from keras_lc.stages.session import Place, Session
+from keras_lc.stages.training import follows_schedule
 from keras_lc.store.stages import Parent
 
 
@@ -101,9 +102,8 @@ class Cached:
             settings, model = place.settings, self._session.new_model()
             assert settings is not None
             asked = own.get("optimizer") or settings.parts["optimizer"].make("optimizer", self.id)
-            config = asked.get_config()
-            carries = "optimizer" not in own and not isinstance(config["learning_rate"], Mapping)
-            free = type(asked).from_config(config | {"learning_rate": min_rate})
+            carries = "optimizer" not in own and not follows_schedule(asked)
+            free = type(asked).from_config(asked.get_config() | {"learning_rate": min_rate})
             settings.compile(model, **own | {"optimizer": free})
             self._session.put(place, model, optimizer=carries)
             return asdict(search(model, x, y, min_rate, max_rate, epochs, **options))

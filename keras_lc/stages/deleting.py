@@ -3,7 +3,7 @@ checkpoints that nobody names any more. Wherever this is stopped, what is left i
 
 from __future__ import annotations
 
-from keras_lc.errors import NotFoundError, OptionError
+from keras_lc.errors import OptionError
 from keras_lc.stages import states
 from keras_lc.stages.session import Session
 from keras_lc.store import index, stages
@@ -17,13 +17,8 @@ def delete_stages(session: Session, id: str, cascade: bool) -> None:  # noqa: A0
         NotFoundError: there is no such stage.
         OptionError: it has children, or its block is being run.
     """
-    book = session.book
-    if id not in book.stages:
-        known = ", ".join(book.stages) or "none"
-        raise NotFoundError(f"there is no stage {id!r} in {str(session.directory)!r}: {known}.")
-    family = book.family(id)
-    if session.open in family:
-        raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
+    family = session.book_with(id).family(id)
+    session.check_no_block(*family)
     if len(family) > 1 and not cascade:
         others = ", ".join(repr(other) for other in family[:-1])
         raise OptionError(
@@ -40,8 +35,7 @@ def delete_stages(session: Session, id: str, cascade: bool) -> None:  # noqa: A0
 def delete_run(session: Session) -> None:
     """Delete all of a run, but for files that are no part of it."""
     directory = session.directory
-    if session.open is not None:
-        raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
+    session.check_no_block()
     if directory.exists():
         with session.writing():
             for one in reversed(session.book.stages):

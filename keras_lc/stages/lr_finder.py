@@ -11,8 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lc.errors import OptionError
-from keras_lc.stages import plots
+from keras_lc.stages import plots, training
 
 _DIVERGED = 4.0  # times the least smoothed loss so far: beyond it nothing is to be learned
 _SMOOTH = 0.8  # weight of what was before, in the running mean
@@ -92,11 +91,7 @@ class _Rise(keras.callbacks.Callback):  # type: ignore[misc]
         self._least = math.inf
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        steps = (self.params or {}).get("steps")
-        if not steps:
-            raise OptionError(
-                "find_lr: the length of the data is not known; pass `steps_per_epoch`."
-            )
+        steps = training.steps_of(self, "find_lr")
         share = len(self.rates) / max(1, steps * self._epochs - 1)
         self.rates.append(self._first * self._growth**share)
         self.model.optimizer.learning_rate = self.rates[-1]

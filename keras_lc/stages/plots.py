@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_lc import monitors
 from keras_lc.errors import OptionError
-from keras_lc.report.plot import FORMATS, frame, matplotlib_figure
+from keras_lc.report.plot import frame, matplotlib_figure, picture_file
 from keras_lc.store.stages import Fit
 
 
@@ -75,8 +75,5 @@ def _figure(**options: Any) -> Any:
 
 def _written(figure: Any, file: str | os.PathLike[str] | None) -> Any:
     if file is not None:
-        text = os.fspath(file)
-        if not text.endswith(FORMATS):
-            raise OptionError(f"{text!r}: expected a file name that ends in {', '.join(FORMATS)}.")
-        figure.savefig(text, dpi=130)
+        figure.savefig(picture_file(file), dpi=130)
     return figure

@@ -49,7 +49,7 @@ class Place:
     @property
     def origin(self) -> str:
         """Digest of all of it."""
-        return self.state.digest + (f" {self.schedule.digest}" if self.schedule else "")
+        return stages.origin(self.state, self.schedule)
 
 
 class Session:
@@ -92,6 +92,27 @@ class Session:
     def book(self) -> Book:
         """What the files say now."""
         return stages.read(self.directory)
+
+    def book_with(self, id: str) -> Book:  # noqa: A002
+        """The same, of a run that has this stage.
+
+        Raises:
+            NotFoundError: it has not.
+        """
+        book = self.book
+        if id not in book.stages:
+            known = ", ".join(book.stages) or "none"
+            raise NotFoundError(f"there is no stage {id!r} in {str(self.directory)!r}: {known}.")
+        return book
+
+    def check_no_block(self, *stages: str) -> None:
+        """Raise if a block is being run, of one of these stages where any are named.
+
+        Raises:
+            OptionError: one is.
+        """
+        if self.open is not None and (not stages or self.open in stages):
+            raise OptionError(f"the block of stage {self.open!r} has not ended yet.")
 
     @property
     def model(self) -> Any:
@@ -201,11 +222,7 @@ class Session:
         Raises:
             NotFoundError, CheckpointError: as for `place_of`.
         """
-        book = self.book
-        if id not in book.stages:
-            known = ", ".join(book.stages) or "none"
-            raise NotFoundError(f"there is no stage {id!r} in {str(self.directory)!r}: {known}.")
-        stage = book.stages[id]
+        stage = self.book_with(id).stages[id]
         if not stage.complete:
             number = 1 + sum(fit.complete for fit in stage.fits)
             raise CheckpointError(

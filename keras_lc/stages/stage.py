@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from keras_lc.errors import ChangedError, OptionError
+from keras_lc.figures.words import count
 from keras_lc.stages import plots, settings, training
 from keras_lc.stages.changes import RERUN, clauses, differences
 from keras_lc.stages.fingerprint import call_told, told
@@ -44,8 +45,7 @@ class Stage:
 
     def __enter__(self) -> Stage:
         session = self._session
-        if session.open is not None:
-            raise OptionError(f"the block of stage {session.open!r} has not ended yet.")
+        session.check_no_block()
         self._before = session.here
         if self._parent is not None:
             session.go(session.going_to(self._parent))
@@ -169,10 +169,10 @@ class Stage:
             session.know(self.id, self._settings)
         if number < len(record.fits) and record.fits[number].complete:
             fit = record.fits[number]
-            session.say(f"{self.id}: fit {number + 1} is cached, {_epochs(len(fit.epoch))}")
+            session.say(f"{self.id}: fit {number + 1} is cached, {count(len(fit.epoch), 'epoch')}")
             history = history_of(fit, epochs)
         else:
-            session.say(f"{self.id}: fit {number + 1} trains, {_epochs(epochs)}")
+            session.say(f"{self.id}: fit {number + 1} trains, {count(epochs, 'epoch')}")
             record = self._begun(record, number, fingerprint)
             watching = training.Watch(
                 watch,
@@ -287,10 +287,6 @@ class Stage:
         return (
             f"it was trained from {_named(record.parent)}, and is to follow {_named(self._parent)}"
         )
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def _named(parent: Parent | None) -> str:

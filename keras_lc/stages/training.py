@@ -106,11 +106,7 @@ class Warmup(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._epoch < self.epochs:
-            steps = (self.params or {}).get("steps")
-            if not steps:
-                raise OptionError(
-                    "warmup: the length of the data is not known; pass `steps_per_epoch`."
-                )
+            steps = steps_of(self, "warmup")
             share = (self._epoch * steps + batch + 1) / (self.epochs * steps)
             self.model.optimizer.learning_rate = self.rate * share
 
@@ -124,12 +120,31 @@ def warmups(model: Any, epochs: int) -> list[Warmup]:
     if not epochs:
         return []
     optimizer = model.optimizer
-    if isinstance(optimizer.get_config().get("learning_rate"), Mapping):
+    if follows_schedule(optimizer):
         raise OptionError(
             "warmup: the optimizer follows a schedule; put the warm-up into it, as "
             "`CosineDecay(warmup_steps=...)` does."
         )
     return [Warmup(epochs, float(keras.ops.convert_to_numpy(optimizer.learning_rate)))]
+
+
+def steps_of(callback: Any, wanted_by: str) -> int:
+    """Batches of an epoch of the fit that a callback is in.
+
+    Raises:
+        OptionError: Keras does not know.
+    """
+    steps = (callback.params or {}).get("steps")
+    if not steps:
+        raise OptionError(
+            f"{wanted_by}: the length of the data is not known; pass `steps_per_epoch`."
+        )
+    return int(steps)
+
+
+def follows_schedule(optimizer: Any) -> bool:
+    """Whether the learning rate is that of a schedule, which nobody else may set."""
+    return isinstance(optimizer.get_config().get("learning_rate"), Mapping)
 
 
 def schedule_of(model: Any) -> list[tuple[Any, Any]]:

@@ -138,8 +138,7 @@ class Book:
         if stage is None or not stage.complete:
             return None
         states = stage.fits[-1].states
-        digest = states[parent.which].digest
-        return digest if parent.schedule else f"{digest} {states[END].digest}"
+        return origin(states[parent.which], None if parent.schedule else states[END])
 
     def is_stale(self, stage: Stage) -> bool:
         """Whether what it was trained from, or what that was trained from, is another one now."""
@@ -148,6 +147,11 @@ class Book:
         if stage.fits[0].fingerprint.get("parent") != self.origin(stage.parent):
             return True
         return stage.parent is not None and self.is_stale(self.stages[stage.parent.stage])
+
+
+def origin(state: State, schedule: State | None = None) -> str:
+    """Digest of what a stage is trained from, of which the schedule may be another state's."""
+    return state.digest + (f" {schedule.digest}" if schedule else "")
 
 
 def is_run(directory: Directory) -> bool:
