@@ -85,7 +85,7 @@ def within(name, allowed):
         ("preempt", set(), {"keras_lc.errors"}),
         ("schedule", set(), {"keras_lc.errors"}),
         ("skip", set(), {"keras_lc.errors"}),
-        ("figures", {"click"}, {"keras_lc.figures", "keras_lc.errors"}),
+        ("figures", {"rich"}, {"keras_lc.figures", "keras_lc.errors"}),
         ("monitors", set(), {"keras_lc.errors", "keras_lc.store"}),
     ],
 )

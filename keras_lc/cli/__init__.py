@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from keras_lc.cli import read, write
-from keras_lc.cli.app import app
+from keras_lc.cli.app import app, main
 
 __all__ = ["app", "main", "read", "write"]
-
-
-def main() -> None:
-    """Run the command; it ends the process with one of the codes of `app`."""
-    app(prog_name="keras-lc")

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from collections.abc import Iterator
-
-import click
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
 
 from keras_lc.figures import Figures, Table
 
-_ROOM = 20  # characters from which on the last column is wrapped in its place
+_ROOM = 20  # characters that the last column has at least, where it needs them
 
 
 def show(figures: Figures) -> None:
-    """Print on stdout, as wide as the terminal is."""
-    width = shutil.get_terminal_size().columns
+    """Print on stdout, as wide as the terminal is, or as it takes to cut nothing off."""
+    console = Console(highlight=False)
     for part in figures.parts():
-        lines = _table(part, width) if isinstance(part, Table) else iter([str(part)])
-        click.echo("\n".join(lines))
+        if isinstance(part, Table):
+            _print(part, console)
+        else:
+            console.print(Text(part), soft_wrap=True)
 
 
-def _table(table: Table, width: int) -> Iterator[str]:
-    """A line a row, and more where the last column does not fit."""
-    columns = table.columns
-    rows = [
-        ["" if row.get(column.key) is None else column.show(row[column.key]) for column in columns]
-        for row in table.rows
+def _print(table: Table, console: Console) -> None:
+    """Of its columns only the last one is wrapped."""
+    grid = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    columns = [
+        ["" if row.get(column.key) is None else column.show(row[column.key]) for row in table.rows]
+        for column in table.columns
     ]
-    head = [column.title for column in columns]
-    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
-    before = sum(widths[:-1]) + len(widths) - 1
-    room = width - before if width - before >= _ROOM else max(1, widths[-1])
-    widths[-1] = min(widths[-1], room)
-    for number, row in enumerate([head, *rows]):
-        *cells, last = row
-        for part in textwrap.wrap(last, room) or [""]:
-            aligned = (
-                cell.rjust(size) if column.right else cell.ljust(size)
-                for cell, size, column in zip([*cells, part], widths, columns, strict=True)
-            )
-            line = " ".join(aligned).rstrip()
-            bad = number - 1 in table.marked
-            yield click.style(line, dim=number == 0 or None, fg="red" if bad else None)
-            cells = [""] * len(cells)
+    widths = [
+        max(map(len, [column.title, *cells]))
+        for column, cells in zip(table.columns, columns, strict=True)
+    ]
+    widths[-1] = min(widths[-1], _ROOM)
+    for column, width in zip(table.columns, widths, strict=True):
+        grid.add_column(
+            Text(column.title),
+            justify="right" if column.right else "left",
+            min_width=width,
+            no_wrap=column is not table.columns[-1],
+            overflow="fold",
+        )
+    for number, row in enumerate(zip(*columns, strict=True)):
+        grid.add_row(*map(Text, row), style="red" if number in table.marked else None)
+    console.width = max(console.width, sum(widths) + len(widths))
+    console.print(grid)

@@ -1,12 +1,12 @@
 """The command as a user runs it, within this process."""
 
+import contextlib
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from click.testing import CliRunner
-
-from keras_lc.cli import app
+from keras_lc.cli import main
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,12 @@ class Ran:
 
 def keras_lc(*arguments: object, code: int = 0) -> Ran:
     """Run it; it must end with this code, and never with a traceback."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    assert result.exit_code == code, (result.exit_code, result.output)
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    out, err = io.StringIO(), io.StringIO()
+    ended = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        ended = end.code or 0
+    assert ended == code, (ended, out.getvalue(), err.getvalue())
+    return Ran(code, out.getvalue(), err.getvalue())

@@ -156,21 +156,42 @@ def test_figures_in_a_notebook(training):
         package.show(training / "nope" / "latest")
 
 
-def test_figures_in_a_terminal(training, monkeypatch):
+def test_figures_in_a_terminal(training, monkeypatch, capsys):
     (training / "x.lcd").write_bytes(b"")
-    lines = []
-    monkeypatch.setattr(terminal.click, "echo", lambda text: lines.extend(text.splitlines()))
+    monkeypatch.setenv("FORCE_COLOR", "1")
     for width in (100, 130):
         monkeypatch.setenv("COLUMNS", str(width))
-        lines.clear()
         terminal.show(package.show(training))
+        lines = capsys.readouterr().out.splitlines()
         plain = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in lines]
         assert max(map(len, plain)) <= width
         assert "val_loss" in plain[0]
         assert plain[-1].startswith("6 checkpoints")
         assert next(line for line in lines if "x.lcd" in line).startswith("\x1b[31m")
-        text = " ".join(line[plain[0].index("damaged") :] for line in plain[7:-1])
+        text = " ".join(line[plain[0].index("damaged") :].strip() for line in plain[7:-1])
         assert "the file does not begin like a checkpoint." in text
+
+
+def test_nothing_is_cut_off_where_a_terminal_is_narrow(training, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    terminal.show(package.show(training))
+    out = capsys.readouterr().out
+    assert all(f"cp-000{i}" in out for i in range(1, 7))
+    assert "…" not in out
+
+
+def test_a_long_name_is_told_whole(monkeypatch, capsys):
+    from keras_lc.figures import Column, Figures, Table
+
+    class One(Figures):
+        def parts(self):
+            yield Table([Column("a", "a"), Column("b", "b")], [{"a": "x" * 30, "b": "y" * 50}])
+
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal.show(One())
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "".join(lines).count("y") == 50
 
 
 def test_a_listing_that_no_one_reads_is_no_traceback(training):

@@ -252,7 +252,7 @@ def test_the_command_in_a_process_of_its_own(training):
 def test_checkpoints_are_completed(training):
     ran = in_shell(
         cwd=training.parent,
-        _KERAS_LC_COMPLETE="bash_complete",
+        _KERAS_LC_COMPLETE="complete_bash",
         COMP_WORDS="keras-lc info training/cp-0",
         COMP_CWORD="2",
     )

@@ -91,7 +91,7 @@ def test_export_refuses_what_it_does_not_know(training, tmp_path):
 def test_what_needs_keras_says_so_where_there_is_none(training):
     code = (
         "import sys; sys.modules['keras'] = None\n"
-        "from keras_lc.cli import app; app(['export', 'training/best', 'x.keras'])"
+        "from keras_lc.cli import main; main(['export', 'training/best', 'x.keras'])"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],
