@@ -78,7 +78,8 @@ def import_files(
     """Store plain checkpoint files as one chain, in the order of the numbers in their names.
 
     Args:
-        files: `.weights.h5`, `.h5`, `.keras` or `.safetensors`; they stay as they are.
+        files: `.weights.h5`, `.h5`, `.keras`, `.safetensors`, `.pt` or `.pth`; they stay as they
+            are.
         directory: to write, a path or URL that holds no checkpoints yet.
         codec: as for `LCModelCheckpoint`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,8 +25,12 @@ from keras_lc.store.index import Stored
 from keras_lc.store.locate import directory_at
 from keras_lc.walk import walk
 
+_ITERATIONS = re.compile(r"optimizer(?:/\w+)*/vars/0|optim(?:.*/)?state/0/step")
 _SLOTS = re.compile(r"(optimizer(?:/\w+)*)/vars/(\d+)")
+_TORCH_STATISTICS = ("running_mean", "running_var")
 _STATISTICS = re.compile(r"(?:.*/)?(?:batch_|sync_batch_)?normalization(?:_\d+)?/vars")
+_KERAS = (".h5", ".keras")  # files whose arrays Keras finds by their places
+_OTHERS = (".safetensors", ".pt", ".pth")
 _WITH_BOTH = ("adam", "adamw", "lamb", "nadam")  # optimizers that keep pairs of moments
 
 
@@ -69,8 +74,12 @@ def frame_of(path: str, epoch: int) -> Frame:
     about: dict[str, Any] = {"framework": "file", "source": Path(path).suffix}
     if content.model is not None:
         about["model"] = content.model
-    kept = {} if path.endswith(".safetensors") else {place: place for place in content.arrays}
-    snapshot = Snapshot(content.arrays, roles(content), _step(content.arrays), dict(kept), about)
+    if content.left_out:
+        warnings.warn(f"not stored, since not numbers: {', '.join(content.left_out)}", stacklevel=2)
+    layout: dict[str, str | np.ndarray] = {}
+    if path.endswith(_KERAS):
+        layout |= {place: place for place in content.arrays}
+    snapshot = Snapshot(content.arrays, roles(content), _step(content.arrays), layout, about)
     return Frame(_name(path), epoch, 0, {}, snapshot, if_due=True)
 
 
@@ -88,21 +97,40 @@ def roles(content: plain.Plain) -> list[TensorSpec]:
     """
     arrays = content.arrays
     specs = {name: TensorSpec(name, "exact") for name in arrays}
-    for name in arrays:
-        if not name.startswith(("optimizer", "seed")) and not _is_statistic(name, arrays):
+    for name, array in arrays.items():
+        layer = not name.startswith(("optim", "seed")) and not _is_statistic(name, arrays)
+        if array.ndim and layer:
             specs[name] = TensorSpec(name)
+        elif name.endswith("/momentum_buffer"):  # of PyTorch
+            specs[name] = TensorSpec(name, "first_moment", of=name)
+    for one, other in [*_keras_slots(content), *_torch_slots(content)]:
+        if specs[one].role == "exact" and _are_moments(arrays[one], arrays[other]):
+            specs[one] = TensorSpec(one, "first_moment", of=one)
+            specs[other] = TensorSpec(other, "second_moment", of=one)
+    return list(specs.values())
+
+
+def _keras_slots(content: plain.Plain) -> Iterator[tuple[str, str]]:
+    """Neighbours among the variables of an optimizer that keeps pairs of moments."""
     slots: dict[str, list[str]] = {}
-    for name in arrays:
+    for name in content.arrays:
         if match := _SLOTS.fullmatch(name):
             slots.setdefault(match[1], []).append(name)
     for owner, names in slots.items():
         called = re.sub(r"_\d+$", "", content.names.get(f"{owner}/vars", ""))
-        names.sort(key=lambda name: int(name.rpartition("/")[2]))
-        for one, other in pairwise(names) if called in _WITH_BOTH else ():
-            if specs[one].role == "exact" and _are_moments(arrays[one], arrays[other]):
-                specs[one] = TensorSpec(one, "first_moment", of=one)
-                specs[other] = TensorSpec(other, "second_moment", of=one)
-    return list(specs.values())
+        if called in _WITH_BOTH:
+            yield from pairwise(sorted(names, key=lambda name: int(name.rpartition("/")[2])))
+
+
+def _torch_slots(content: plain.Plain) -> Iterator[tuple[str, str]]:
+    """What the optimizers of PyTorch call running means, of gradients and of their squares."""
+    for name in content.arrays:
+        if (
+            name.startswith("optim")
+            and name.endswith("/exp_avg")
+            and f"{name}_sq" in content.arrays
+        ):
+            yield name, f"{name}_sq"
 
 
 def write(frames: Iterator[Frame], count: int, directory: str, codec: CodecLike) -> None:
@@ -196,6 +224,8 @@ def chain_frames(directory: str) -> Iterator[Frame]:
 
 def _is_statistic(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether a layer computes it: the last two of a normalization's variables."""
+    if name.endswith(_TORCH_STATISTICS):
+        return True
     group, _, number = name.rpartition("/")
     if not _STATISTICS.fullmatch(group):
         return False
@@ -211,15 +241,17 @@ def _are_moments(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _step(arrays: Mapping[str, np.ndarray]) -> int:
+    """How often an optimizer has been applied, where it tells."""
     for name, array in arrays.items():
-        match = _SLOTS.fullmatch(name)
-        if match and match[2] == "0" and array.shape == () and array.dtype.kind in "iu":
+        number = array.shape == () and array.dtype.kind in "iuf"
+        if number and _ITERATIONS.fullmatch(name) and 0 <= array < 1 << 53:
             return int(array)
     return 0
 
 
 def _name(path: str) -> str:
-    return strip_suffix(Path(path).name.removesuffix(".safetensors"))
+    name = Path(path).name
+    return strip_suffix(next((name.removesuffix(s) for s in _OTHERS if name.endswith(s)), name))
 
 
 def _pieces(name: str) -> list[tuple[str, str]]:

@@ -18,10 +18,11 @@ def load(model: Any, about: Mapping[str, Any], write: Callable[[BinaryIO], None]
     Raises:
         MismatchError: the state did not come from a file of Keras, or Keras refuses it.
     """
-    if about.get("source") == ".safetensors":
+    source = about.get("source")
+    if source not in (".h5", ".keras"):
         raise MismatchError(
-            "it was imported from a .safetensors file, which does not say where its tensors "
-            "belong in a Keras model; export it as .safetensors."
+            f"it was imported from a {source} file, which does not say where its tensors belong in "
+            "a Keras model; export it as .safetensors."
         )
     if not model.built:
         build(model, about)

@@ -1,4 +1,5 @@
-"""Checkpoint files of other makers, read: Keras' `.weights.h5` and `.keras`, and `.safetensors`."""
+"""Checkpoint files of other makers, read: Keras' `.weights.h5` and `.keras`, `.safetensors`, and
+`.pt` of PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from keras_lc.dtypes import parse_dtype
 from keras_lc.errors import DamagedError, MismatchError, NotFoundError, OptionError
-from keras_lc.store import base, safetensors
+from keras_lc.store import base, safetensors, torch_file
 
 _WEIGHTS, _CONFIG, _ASSETS = "model.weights.h5", "config.json", "assets/"  # in a .keras file
 
@@ -30,12 +31,14 @@ class Plain:
         names: groups of the HDF5 file to the names that Keras gave their owners.
         model: configuration of the model, where it is stored.
         assets: names of the files that layers have put beside their arrays.
+        left_out: what is no array, by its place, with its type.
     """
 
     arrays: dict[str, np.ndarray]
     names: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     assets: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str]) -> Plain:
@@ -45,6 +48,7 @@ def read(path: str | os.PathLike[str]) -> Plain:
         NotFoundError: there is none.
         OptionError: its suffix is not known.
         DamagedError: it cannot be read.
+        MismatchError: it holds what is no array, or none that can be stored.
     """
     text = os.fspath(path)
     reader = next((reader for suffix, reader in READERS.items() if text.endswith(suffix)), None)
@@ -52,11 +56,11 @@ def read(path: str | os.PathLike[str]) -> Plain:
         raise OptionError(f"{text!r}: expected a file name that ends in {', '.join(READERS)}.")
     try:
         return reader(Path(text).read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise NotFoundError(f"there is no file {text!r}.") from error
-    except DamagedError as error:
-        raise DamagedError(f"{text!r} cannot be read: {error}") from error
-    except (OSError, ValueError, LookupError, RuntimeError, zipfile.BadZipFile) as error:
+    except (DamagedError, MismatchError) as error:
+        raise type(error)(f"{text!r} cannot be read: {error}") from error
+    except torch_file.FAULTS as error:
         raise DamagedError(f"{text!r} cannot be read: {error}") from error
 
 
@@ -100,10 +104,16 @@ def _model(data: bytes) -> Plain:
     return Plain(inner.arrays, inner.names, model, assets)
 
 
-# What torch saves is not here: it is a pickle.
+def _tensors(data: bytes) -> Plain:
+    arrays, left_out = torch_file.read(data)
+    return Plain(arrays, left_out=left_out)
+
+
 READERS: dict[str, Callable[[bytes], Plain]] = {
     ".weights.h5": _weights,
     ".h5": _weights,
     ".keras": _model,
     ".safetensors": lambda data: Plain(safetensors.read(memoryview(data))),
+    ".pt": _tensors,
+    ".pth": _tensors,
 }

@@ -1,18 +1,22 @@
 """import, estimate and convert."""
 
+import contextlib
 import shutil
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import torch
 from models import dense, equal, fit, state
 
 import keras_lc as package
 from keras_lc import LCModelCheckpoint
 from keras_lc.core import PRESETS
 from keras_lc.loader import load_named
-from keras_lc.series import _epochs, frame_of
+from keras_lc.series import _epochs, _step, frame_of
 from keras_lc.store import digest
+from keras_lc.store import plain as files
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES
 from tests.toy import file_names, load_all, same
@@ -143,6 +147,75 @@ def test_safetensors_are_imported_and_exported_again(training, tmp_path):
         package.restore(tmp_path / "chain/s3", dense())
 
 
+@pytest.fixture
+def torch_files(tmp_path):
+    """A training of PyTorch, as its users save it."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.BatchNorm1d(64))
+    optimizer = torch.optim.AdamW(model.parameters())
+    files = []
+    for epoch in range(1, 12):
+        model(torch.randn(16, 8)).square().mean().backward()
+        optimizer.step()
+        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        files.append(tmp_path / f"cp-{epoch}.pt")
+        torch.save({**content, "epoch": epoch, "name": "a run"}, files[-1])
+    return files
+
+
+def test_files_of_torch_are_imported(torch_files, tmp_path):
+    ran = keras_lc("import", *torch_files, "--to", tmp_path / "chain")
+    assert ran.err == "keras-lc: not stored, since not numbers: name (str)\n"
+    assert [row["error"] for row in ran.rows[:11]] == ["0"] * 11
+    rows = keras_lc("ls", tmp_path / "chain", "--json").json["checkpoints"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(i, i) for i in range(1, 12)]
+    content = torch.load(torch_files[6], weights_only=True)
+    found = load_named(tmp_path / "chain/cp-7").decoder.reconstruction
+    assert np.array_equal(found["model/0.weight"], content["model"]["0.weight"])
+    assert np.array_equal(
+        found["optimizer/state/0/exp_avg_sq"], content["optimizer"]["state"][0]["exp_avg_sq"]
+    )
+    with pytest.raises(package.CheckpointError, match=r"\.safetensors"):
+        package.restore(tmp_path / "chain/cp-7", dense())
+
+
+def test_the_parts_that_tensors_of_torch_play(torch_files):
+    with pytest.warns(match="name"):
+        snapshot = frame_of(str(torch_files[0]), 1).snapshot
+    roles = {spec.name: (spec.role, spec.of) for spec in snapshot.specs}
+    first = "optimizer/state/0/exp_avg"
+    assert roles["model/0.weight"][0] == "weight"
+    assert roles["model/1.running_var"][0] == roles["epoch"][0] == "exact"
+    assert roles[first] == ("first_moment", first)
+    assert roles[f"{first}_sq"] == ("second_moment", first)
+
+
+@pytest.mark.parametrize("told", [np.array(b"x"), np.array(1j), np.array(np.nan), np.array(-1)])
+def test_what_is_no_number_of_steps_is_no_step(told):
+    assert _step({"optimizer/vars/0": told}) == 0
+    assert _step({"optimizer/vars/0": told, "optim/state/0/step": np.float32(3)}) == 3
+
+
+def test_a_folded_keras_file_that_is_damaged(plain, tmp_path):
+    folded = tmp_path / "folded.keras"
+    with (
+        zipfile.ZipFile(plain[0] / "cp-1.keras") as source,
+        zipfile.ZipFile(folded, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    data = folded.read_bytes()
+    for place in range(40, len(data), len(data) // 150):
+        folded.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        with contextlib.suppress(package.CheckpointError):
+            files.read(folded)
+
+
+def test_a_kind_of_tensor_that_cannot_be_stored_is_no_damage(tmp_path):
+    torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "a.pt")
+    assert "sparse" in keras_lc("import", tmp_path / "a.pt", "--to", tmp_path / "c", code=1).err
+
+
 def test_an_import_refuses_what_would_be_wrong(plain, training, tmp_path):
     file = plain[0] / "cp-1.weights.h5"
     target = tmp_path / "chain"
@@ -150,7 +223,7 @@ def test_an_import_refuses_what_would_be_wrong(plain, training, tmp_path):
     assert "both" in keras_lc("import", file, plain[0] / "cp-1.keras", "--to", target, code=1).err
     assert "nope" in keras_lc("import", file, "--to", target, "--codec", "nope", code=1).err
     assert "no file" in keras_lc("import", tmp_path / "x.keras", "--to", target, code=3).err
-    assert ".keras" in keras_lc("import", tmp_path / "x.pt", "--to", target, code=1).err
+    assert ".keras" in keras_lc("import", tmp_path / "x.ckpt", "--to", target, code=1).err
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"PK")
     assert "broken.keras" in keras_lc("import", broken, "--to", target, code=2).err
