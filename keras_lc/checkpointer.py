@@ -30,7 +30,8 @@ from keras_lc.store.lock import Writer
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
 _SHORT = 8  # deltas, after which a shortcut past them may pay
 _LARGE = 1 << 22  # bytes of a base, from which on decoding a delta more takes noticeable time
-_SMALL = 0.25  # a shortcut of at most this share of such a base is made anew after each delta
+_SMALL = 0.25  # a shortcut of at most this share of such a base may pay sooner
+_SOON = 4  # deltas after it
 
 
 class Checkpointer:
@@ -80,6 +81,8 @@ class Checkpointer:
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
+        self._extended = False  # by a delta of its own codec that no shortcut has been tried for
+        self._seen: Contents | None = None  # what the directory held when it was scanned last
         self._shortcut = 0  # bytes that the last shortcut took, or would have taken
         self._base_next = False
         self._swept = False  # of what killed processes left behind
@@ -94,8 +97,19 @@ class Checkpointer:
         """Wait, and let other processes write into the directory; saving may go on later."""
         try:
             self.wait()
+            self._end()
         finally:
             self._writer.release()
+
+    def _end(self) -> None:
+        """Whoever restores the last checkpoint of a large base is to have a short way; without it
+        the way is only longer."""
+        if not self._extended or self._encoder is None or not self._cheap:
+            return
+        with suppress(CheckpointError), self._writer.writing():
+            self._check_chain(self._scan())
+            self._shorten(self._encoder, fewest=2)
+            self._tidy()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -188,7 +202,7 @@ class Checkpointer:
         if not self._swept:
             self.directory.remove_leftovers()
             self._swept = True
-        contents = index.scan(self.directory)
+        contents = self._scan()
         if snapshot.layout is None and (hidden := {s.file for s in self._chain} & contents.unread):
             raise StoreError(
                 f"{', '.join(sorted(hidden))} of {str(self.directory)!r} cannot be read, so that "
@@ -212,6 +226,7 @@ class Checkpointer:
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
+            self._extended = header["codec"] == str(Rules(self._codec))
             self._shorten(encoder)
         self._encoder = encoder
         return stored
@@ -239,6 +254,7 @@ class Checkpointer:
         those that it passes need not be decoded one by one, nor kept when they are pruned."""
         if not self._shortcut_pays(fewest):
             return
+        self._extended = False
         blob = encoder.whole()
         self._shortcut = len(blob)
         if not self._shortcut_pays(fewest):
@@ -256,11 +272,16 @@ class Checkpointer:
     def _shortcut_pays(self, fewest: int | None) -> bool:
         """Whether a shortcut is smaller than the deltas that it passes, so far as its size is
         known, and passes so many that it is worth the time."""
-        first, *passed = self._chain
+        passed = self._chain[1:]
         if fewest is None:
-            cheap = first.nbytes >= _LARGE and self._shortcut <= _SMALL * first.nbytes
-            fewest = 2 if cheap else _SHORT
+            fewest = 1 + _SOON if self._cheap else _SHORT
         return len(passed) >= fewest and self._shortcut <= sum(delta.nbytes for delta in passed)
+
+    @property
+    def _cheap(self) -> bool:
+        """Whether a shortcut is so small beside its base that it is made often."""
+        whole = self._chain[0].nbytes
+        return whole >= _LARGE and self._shortcut <= _SMALL * whole
 
     def _check_chain(self, contents: Contents) -> None:
         there = {s.digest for s in [*contents.stored, *contents.shortcuts]}
@@ -288,7 +309,7 @@ class Checkpointer:
 
     def _tidy(self) -> Contents:
         """After a save: older namesakes and what `max_to_keep` leaves go, the index follows."""
-        contents = index.scan(self.directory)
+        contents = self._scan()
         if not contents.withheld:
             contents = self._prune(contents)
         elif not self._warned:
@@ -307,7 +328,7 @@ class Checkpointer:
             for stored in outdated:
                 self._retire(contents, stored)
             pack.remove(self.directory, contents, reversed(outdated))
-            contents = index.scan(self.directory)
+            contents = self._scan()
         keep = contents.listed
         if self._max_to_keep is not None:
             own = [stored for stored in keep if self._owns(stored.name)]
@@ -316,8 +337,13 @@ class Checkpointer:
             ]
         if drop := chain.disposable(contents, keep):
             pack.remove(self.directory, contents, drop)
-            contents = index.scan(self.directory)
+            contents = self._scan()
         return contents
+
+    def _scan(self) -> Contents:
+        """What the directory holds now; only files that have changed are read."""
+        self._seen = index.scan(self.directory, self._seen)
+        return self._seen
 
 
 def save_alone(

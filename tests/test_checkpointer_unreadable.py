@@ -84,12 +84,24 @@ def test_nothing_is_built_on_a_file_that_cannot_be_read_now(tmp_path: Path) -> N
     states = walk(6)
     checkpointer = run(tmp_path, states[:5])
     (tmp_path / index.INDEX).unlink()
+    checkpointer._seen = None  # nor does it remember
     with unreadable("cp-0003.lcd"), pytest.raises(StoreError, match=r"cp-0003\.lcd"):
         save(checkpointer, states[5], "cp-0006")
     assert all(map(same, load_all(tmp_path).values(), states))
     save(checkpointer, states[5], "cp-0006")
     assert kinds(tmp_path)["cp-0006"] == "delta"
     assert same(restored(tmp_path, "cp-0006"), states[5])
+
+
+def test_what_is_known_of_a_file_is_not_read_again(tmp_path: Path) -> None:
+    states = walk(7)
+    checkpointer = run(tmp_path, states[:5])
+    (tmp_path / index.INDEX).unlink()
+    with unreadable(*(f"cp-000{i}.lcd" for i in range(2, 6)), index.INDEX):
+        save(checkpointer, states[5], "cp-0006")
+    (tmp_path / "cp-0005.lcd").write_bytes(b"altered")
+    with pytest.raises(CheckpointError, match=r"cp-0005\.lcd"):
+        save(checkpointer, states[6], "cp-0007")
 
 
 def test_a_file_that_cannot_be_read_stops_neither_saves_nor_numbers(tmp_path: Path) -> None:
@@ -149,6 +161,7 @@ def test_a_file_that_becomes_unreadable_during_a_save_lets_nothing_be_deleted(
     tidy = checkpointer._tidy
 
     def later() -> index.Contents:
+        checkpointer._seen = None
         with unreadable("cp-0003.lcd", index.INDEX):
             return tidy()
 

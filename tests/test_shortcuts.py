@@ -14,7 +14,7 @@ from keras_lc.listing import open_directory
 from keras_lc.loader import load, load_named
 from keras_lc.store import chain, digest, index
 from keras_lc.store.locate import directory_at
-from tests.toy import State, load_all, run, same, save, toy_checkpointer, walk
+from tests.toy import State, file_names, load_all, put, run, same, save, toy_checkpointer, walk
 
 ROWS = 400  # so many that a shortcut is worth its header
 
@@ -72,16 +72,54 @@ def test_the_newest_is_reached_in_few_steps(trained: tuple[Path, list[State]]) -
     assert verify(directory).ok
 
 
-def test_of_a_large_base_a_small_shortcut_follows_every_delta(tmp_path: Path, codec: str) -> None:
+def test_of_a_large_base_the_last_has_a_shortcut_if_it_is_small(tmp_path: Path, codec: str) -> None:
     with mock.patch.object(checkpointer, "_LARGE", 0):
         run(tmp_path, states := walk(14, rows=ROWS), codec=codec)
     (direct,) = open_directory(directory_at(tmp_path)).shortcuts
     small = direct.nbytes <= checkpointer._SMALL * (tmp_path / "cp-0001.weights.h5").stat().st_size
     assert small == (codec == "balanced")
-    assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 5)
+    assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 4)
     if codec == "lossless":
         assert all(map(same, load_all(tmp_path).values(), states))
     assert verify(tmp_path).ok
+
+
+def test_while_a_training_goes_on_a_large_base_has_a_small_shortcut_now_and_then(
+    tmp_path: Path,
+) -> None:
+    states = walk(14, rows=ROWS)
+    with mock.patch.object(checkpointer, "_LARGE", 0):
+        running = toy_checkpointer(tmp_path, codec="balanced")
+        made, lengths = set(), []
+        for i, state in enumerate(states, start=1):
+            put(running, state, f"cp-{i:04d}", i)
+            made |= {path.name for path in shortcuts(tmp_path)}
+            lengths.append(len(route(tmp_path, f"cp-{i:04d}")))
+        assert lengths == [1, 2, 3, 4, 5, 2, 3, 4, 5, 2, 3, 4, 5, 2]
+        assert len(made) == 3
+        put(running, states[0], "cp-0015", 15, codec="balanced")
+        running.close()
+        assert len(route(tmp_path, "cp-0015")) == 2
+        before = file_names(tmp_path)
+        running.close()
+        assert file_names(tmp_path) == before
+    assert len(load_all(tmp_path)) == 15
+    assert verify(tmp_path).ok
+
+
+@pytest.mark.parametrize("gone", ["a delta", "all"])
+def test_a_training_ends_well_where_no_shortcut_can_be_made(tmp_path: Path, gone: str) -> None:
+    with mock.patch.object(checkpointer, "_LARGE", 0):
+        running = toy_checkpointer(tmp_path / "training", codec="balanced")
+        for i, state in enumerate(walk(4, rows=ROWS), start=1):
+            put(running, state, f"cp-{i:04d}", i)
+        if gone == "all":
+            shutil.rmtree(tmp_path / "training")
+        else:
+            (tmp_path / "training" / "cp-0003.lcd").unlink()
+        running.close()
+    assert not shortcuts(tmp_path / "training")
+    assert (tmp_path / "training").exists() == (gone != "all")
 
 
 def test_of_a_base_only_what_a_shortcut_builds_on_is_read(tmp_path: Path) -> None:

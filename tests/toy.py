@@ -85,15 +85,26 @@ def save(
     epoch: int = 1,
     **options: Any,
 ) -> None:
-    """One save as a callback makes it, durable on return."""
+    """One save as a training of one epoch makes it, durable on return."""
     try:
-        checkpointer.wait()
-        taken = snapshot(state)
-        if checkpointer.base_due(name, taken):
-            taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
-        checkpointer.save(taken, name, epoch, **options)
+        put(checkpointer, state, name, epoch, **options)
     finally:
         checkpointer.close()
+
+
+def put(
+    checkpointer: Checkpointer,
+    state: Mapping[str, np.ndarray],
+    name: str,
+    epoch: int = 1,
+    **options: Any,
+) -> None:
+    """One save of a training that goes on."""
+    checkpointer.wait()
+    taken = snapshot(state)
+    if checkpointer.base_due(name, taken):
+        taken = replace(taken, layout=LAYOUT, about={"framework": "toy"})
+    checkpointer.save(taken, name, epoch, **options)
 
 
 def copied(directory: Path, target: Path) -> Path:

@@ -66,14 +66,19 @@ def has_children(contents: Contents, stored: Stored) -> bool:
 def disposable(contents: Contents, keep: Iterable[Stored]) -> list[Stored]:
     """What none of `keep` needs, children before their parents, then shortcuts; of those of a
     base the last one stays."""
-    needed = set()
+    needed: set[str] = set()
+    sound: set[str] = set()
     for stored in keep:
         needed.add(stored.digest)
+        direct = contents.shortcut_to.get(stored.digest)
+        if stored.parent in sound and direct is None:  # its parent's way is needed already
+            sound.add(stored.digest)
+            continue
         with suppress(DamagedError):
             needed |= {ancestor.digest for ancestor in ancestry(contents, stored)}
-    left = [stored for stored in contents.stored if stored.digest in needed]
+            sound.add(stored.digest)
     return [
-        *(stored for stored in reversed(contents.stored) if stored not in left),
+        *(stored for stored in reversed(contents.stored) if stored.digest not in needed),
         *(s for s in contents.shortcuts if not _is_used(contents, s, needed)),
     ]
 

@@ -12,7 +12,7 @@ import json
 import operator
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -51,7 +51,7 @@ class Stored:
         """Its file, and which one it is if there are others in it."""
         return f"{self.file} ({self.name})" if self.packed else self.file
 
-    @property
+    @cached_property
     def name(self) -> str:
         """File name without suffix; in a pack, the name that it was saved under."""
         if self.packed:
@@ -132,6 +132,17 @@ class Contents:
         return end is None or (end.serial == shortcut.serial and root in (base, None))
 
     @property
+    def known(self) -> dict[str, list[Stored]]:
+        """Files to what they hold; a pack of which not all is listed is left out and read again,
+        so that nothing of it is forgotten."""
+        partial = {*self.damaged, *(stored.file for stored in self.doubles)}
+        files: dict[str, list[Stored]] = {}
+        for stored in [*self.stored, *self.shortcuts]:
+            if stored.file not in partial:
+                files.setdefault(stored.file, []).append(stored)
+        return files
+
+    @property
     def faults(self) -> list[str]:
         """A sentence for each file that cannot be read."""
         return [f"{file}: {reason}" for file, reason in self.damaged.items()]
@@ -152,13 +163,17 @@ class Contents:
         return last + (_GAP if self.unread else 1)
 
 
-def scan(directory: Directory) -> Contents:
-    """Read the headers of a directory, as far as the index does not have them.
+def scan(directory: Directory, before: Contents | None = None) -> Contents:
+    """Read the headers of a directory, as far as they are not known.
+
+    Args:
+        directory: what to look at.
+        before: what it held when it was scanned last; None for what the index tells.
 
     Raises:
         StoreError: the directory cannot be read.
     """
-    known = _read_index(directory)
+    known = _read_index(directory) if before is None else before.known
     contents = Contents()
     seen: set[str] = set()
     files = directory.list()
@@ -302,7 +317,7 @@ def _read_index(directory: Directory) -> dict[str, list[Stored]]:
         with directory.open(INDEX) as file:
             document = json.loads(file.read())
         rows = document["checkpoints"]
-        if document["sha256"] != _digest(rows):
+        if document["sha256"] != _digest(_text(rows)):
             return {}
         known: dict[str, list[Stored]] = {}
         for stored in map(_row, rows):
@@ -327,15 +342,17 @@ def _row(row: Any) -> Stored:
 
 def write_index(directory: Directory, contents: Contents) -> None:
     """Write the index; failing to costs nothing but time, so that it is no error."""
-    # A pack of which not all is listed is read again, so that nothing of it is forgotten.
-    partial = {*contents.damaged, *(stored.file for stored in contents.doubles)}
-    every = [*contents.stored, *contents.shortcuts]
     with suppress(StoreError, RecursionError):  # a header may be as deep as can just be read
-        rows = [asdict(stored) for stored in every if stored.file not in partial]
-        text = json.dumps({"sha256": _digest(rows), "checkpoints": rows}, indent=1)
+        keys = [field.name for field in fields(Stored)]
+        every = (stored for found in contents.known.values() for stored in found)
+        rows = _text([{key: getattr(stored, key) for key in keys} for stored in every])
         with directory.write_once(INDEX) as file:
-            file.write(text.encode())
+            file.write(f'{{"sha256": "{_digest(rows)}",\n"checkpoints": {rows}}}\n'.encode())
 
 
-def _digest(rows: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+def _text(rows: list[Any]) -> str:
+    return json.dumps(rows, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
