@@ -1,6 +1,5 @@
 import itertools
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +12,9 @@ from keras_lc.core.matrix import Matrix
 from keras_lc.errors import DamagedError
 
 from .chains import examples
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 REALS = [np.float32, np.float64]
 
@@ -157,13 +159,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("params", HOSTILE, ids=lambda params: str(params)[:60])
 def test_an_impossible_scale_is_refused_before_memory_is_taken(params):
-    tracemalloc.start()
-    try:
-        with pytest.raises((DamagedError, ValueError)):
-            Scale.read(params, Matrix(16, 16))
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 20), pytest.raises((DamagedError, ValueError)):
+        Scale.read(params, Matrix(16, 16))
 
 
 @pytest.mark.parametrize("counts", [[], [0], [1]])

@@ -1,5 +1,4 @@
 import json
-import tracemalloc
 import zlib
 
 import numpy as np
@@ -12,6 +11,9 @@ from keras_lc.core import blob as blobs
 from keras_lc.errors import CheckpointError, DamagedError, FormatError, MismatchError
 
 from .chains import CODECS, SPECS, bits, examples, forge, pack, training
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 BASE = {
     "count": np.arange(3, dtype=np.int32),
@@ -232,13 +234,8 @@ def test_a_hostile_table_is_refused(changes):
 def test_a_table_that_is_none_is_refused_without_memory(text):
     blob = forge(text)
     del text
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError):
-            read(blob)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 26
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 26), pytest.raises(CheckpointError):
+        read(blob)
 
 
 def refused(blob):
@@ -326,20 +323,16 @@ def test_bytes_after_the_pools_are_refused():
 @examples(300)
 def test_random_symbols_are_refused_or_read(kind, data):
     blob = change("w", kind, [1] if kind in "lvmb" else None, data)
-    tracemalloc.start()
-    try:
-        with np.errstate(all="ignore"):
-            decoded = read(blob)
-    except CheckpointError:
-        pass
-    else:
-        for name, array in BASE.items():
-            assert decoded[name].shape == array.shape
-            assert decoded[name].dtype == array.dtype
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 1 << 26
+    with at_most(1 << 26):
+        try:
+            with np.errstate(all="ignore"):
+                decoded = read(blob)
+        except CheckpointError:
+            pass
+        else:
+            for name, array in BASE.items():
+                assert decoded[name].shape == array.shape
+                assert decoded[name].dtype == array.dtype
 
 
 JSON = st.recursive(
@@ -367,13 +360,8 @@ def test_a_blob_that_inflates_without_end_takes_no_memory():
     head = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
     body = blobs._HEAD.pack(blobs.VERSION, len(head)) + head
     blob = body + blobs._TAIL.pack(zlib.crc32(body))
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError):
-            read(blob)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 26
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 26), pytest.raises(DamagedError):
+        read(blob)
 
 
 def test_after_a_delta_that_fails_halfway_nothing_is_decoded():

@@ -1,7 +1,5 @@
 """Forged and damaged deltas of matrices, of blocks and of foreseen updates."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +11,9 @@ from keras_lc.core.matrix import view
 from keras_lc.errors import CheckpointError
 
 from .chains import Ends, examples, forge, matrices, pack, roles
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 SHAPE = (20, 24)
 MATRIX = view(SHAPE)
@@ -57,13 +58,8 @@ def read(blob):
 
 
 def refused(blob):
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError):
-            read(blob)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 26
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 26), pytest.raises(CheckpointError):
+        read(blob)
 
 
 def sides(pool, made):
@@ -224,19 +220,15 @@ def test_random_symbols_are_refused_or_read(kind, noise, seed, at):
             changed[at] = int(rng.integers(256))
         damaged[pool] = bytes(changed) if rng.random() < 0.9 else random
     blob = change("w", kind, params, pools | damaged, [("w", "m"), ("m", "v")])
-    tracemalloc.start()
-    try:
-        decoded = read(blob)
-    except CheckpointError:
-        pass
-    except RuntimeWarning:  # numbers that no encoder has made may leave the range
-        pass
-    else:
-        assert all(decoded[name].shape == SHAPE for name in BASE)
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 1 << 26
+    with at_most(1 << 26):
+        try:
+            decoded = read(blob)
+        except CheckpointError:
+            pass
+        except RuntimeWarning:  # numbers that no encoder has made may leave the range
+            pass
+        else:
+            assert all(decoded[name].shape == SHAPE for name in BASE)
 
 
 @pytest.mark.parametrize("codec", ["balanced", "smallest", "int8"])

@@ -1,7 +1,5 @@
 """Forged and damaged deltas of tensors of several tiles."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +12,9 @@ from keras_lc.core.streams import compress, large
 from keras_lc.errors import CheckpointError, DamagedError, MismatchError
 
 from .chains import examples, forge, pack, seal
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 TILE = 256
 SIZE = 8 * TILE + 9
@@ -84,13 +85,8 @@ def read(blob):
 
 
 def refused(blob):
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError):
-            read(blob)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 22
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 22), pytest.raises(DamagedError):
+        read(blob)
 
 
 @of_each_kind
@@ -209,19 +205,15 @@ def test_random_chunks_are_refused_or_read(kind, at, data):
         data = bytes(changed)
     parts[at] = data
     blob = alone(kind, good(kind) | {large(KINDS[kind][0]): b"".join(parts)})
-    tracemalloc.start()
-    try:
-        decoded = read(blob)
-    except CheckpointError:
-        pass
-    else:
-        for name, array in BASE.items():
-            assert decoded[name].shape == array.shape
-            assert decoded[name].dtype == array.dtype
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 1 << 22
+    with at_most(1 << 22):
+        try:
+            decoded = read(blob)
+        except CheckpointError:
+            pass
+        else:
+            for name, array in BASE.items():
+                assert decoded[name].shape == array.shape
+                assert decoded[name].dtype == array.dtype
 
 
 def deltas(codec):

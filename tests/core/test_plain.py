@@ -1,6 +1,5 @@
 import json
 import struct
-import tracemalloc
 import zlib
 
 import ml_dtypes
@@ -22,6 +21,9 @@ from keras_lc.core import (
 from keras_lc.errors import CheckpointError, DamagedError, FormatError, OptionError
 
 from .chains import ROOMY, bits, examples, matrices, name_of, raw
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 DTYPES = [
     *["?", "i1", "<i2", ">i4", "i8", "u1", "<u2", ">u4", "u8"],
@@ -217,13 +219,11 @@ def test_more_than_the_limit_is_refused_before_it_is_made():
     data = compress(np.zeros(1 << 20, np.float64))
     assert decompress(data).nbytes == decompress(data, 1 << 23).nbytes == 1 << 23
     data = compress({f"a{i}": np.zeros(1 << 17, np.float64) for i in range(8)})
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError, match=f"claim {1 << 23} bytes.*limit of {(1 << 23) - 1}"):
-            decompress(data, (1 << 23) - 1)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with (
+        at_most(1 << 20),
+        pytest.raises(DamagedError, match=f"claim {1 << 23} bytes.*limit of {(1 << 23) - 1}"),
+    ):
+        decompress(data, (1 << 23) - 1)
 
 
 def forge(document, blob=b""):
@@ -257,13 +257,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("document", HOSTILE, ids=lambda document: str(document)[:50])
 def test_a_forged_head_is_refused_without_memory(document):
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError):
-            decompress(forge(document))
-        assert tracemalloc.get_traced_memory()[1] < 1 << 22
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 22), pytest.raises(DamagedError):
+        decompress(forge(document))
 
 
 @pytest.mark.parametrize(
@@ -297,13 +292,8 @@ def test_a_head_without_its_checksum_is_refused():
 def test_a_head_that_is_none_is_refused_without_memory(text):
     data = forge(text)
     del text
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError):
-            decompress(data)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 26
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 26), pytest.raises(DamagedError):
+        decompress(data)
 
 
 @given(st.binary(max_size=60))

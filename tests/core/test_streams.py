@@ -1,4 +1,3 @@
-import tracemalloc
 from contextlib import suppress
 
 import numpy as np
@@ -11,6 +10,9 @@ from keras_lc.core.streams import CHUNK, SymbolReader, _dense, packed_size
 from keras_lc.errors import DamagedError
 
 from .chains import examples, pack
+from .traced import at_most
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 DTYPES = [np.int16, np.int32, np.int64]
 
@@ -82,17 +84,14 @@ def test_changed_bytes_never_crash(dtype):
     rng = np.random.default_rng(1)
     symbols = rng.integers(-9000, 9000, 300).astype(dtype)
     data = pack(symbols)
-    tracemalloc.start()
-    for position in range(min(len(data), 150)):
-        for value in (0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))):
-            damaged = bytearray(data)
-            damaged[position] = value
-            pool = reader(bytes(damaged), 300)
-            with suppress(DamagedError):
-                assert pool.take(300, symbols.dtype).size == 300
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 26
+    with at_most(1 << 26):
+        for position in range(min(len(data), 150)):
+            for value in (0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))):
+                damaged = bytearray(data)
+                damaged[position] = value
+                pool = reader(bytes(damaged), 300)
+                with suppress(DamagedError):
+                    assert pool.take(300, symbols.dtype).size == 300
 
 
 @given(st.sampled_from([0, 1, 2, 3, 4, 8, 9, 255]), st.binary(max_size=80))
@@ -125,13 +124,8 @@ def gaps(*zeros, dtype=np.int64):
 
 
 def refused(data, total=100):
-    tracemalloc.start()
-    try:
-        with pytest.raises(DamagedError):
-            reader(data, total).take(total, np.dtype(np.int32))
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with at_most(1 << 20), pytest.raises(DamagedError):
+        reader(data, total).take(total, np.dtype(np.int32))
 
 
 @given(
@@ -289,16 +283,13 @@ def test_changed_bytes_of_a_chunk_of_few_symbols_never_crash():
     whole[rng.permutation(4100)[:60]] = rng.integers(-9000, 9000, 60)
     data = pack(whole)
     assert data[0] == 0
-    tracemalloc.start()
-    for position in range(len(data)):
-        for value in (0, 1, 2, 4, 8, 0x7F, 0x80, 0xFF):
-            damaged = bytearray(data)
-            damaged[position] = value
-            with suppress(DamagedError):
-                assert reader(bytes(damaged), 4100).take(4100, whole.dtype).size == 4100
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 22
+    with at_most(1 << 22):
+        for position in range(len(data)):
+            for value in (0, 1, 2, 4, 8, 0x7F, 0x80, 0xFF):
+                damaged = bytearray(data)
+                damaged[position] = value
+                with suppress(DamagedError):
+                    assert reader(bytes(damaged), 4100).take(4100, whole.dtype).size == 4100
 
 
 @given(
