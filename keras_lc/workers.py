@@ -57,23 +57,48 @@ def _count() -> int:
 
 
 def start() -> ThreadPoolExecutor:
-    """Threads, to be used as a context."""
-    return ThreadPoolExecutor(_count(), "keras_lc-worker")
+    """Threads beside the one that asks, to be used as a context."""
+    return ThreadPoolExecutor(max(1, _count() - 1), "keras_lc-worker")
 
 
 def ordered(
     workers: Executor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """Results in the order of the items; these are taken one by one, as there is room."""
+    """Results in the order of the items; these are taken one by one, as there is room.
+
+    The thread that asks for them works, too. If it only waited, it would be woken up for each of
+    them, and then have the interpreter that the others wait for.
+    """
     items, threads = iter(items), _count()
     ahead = list(islice(items, 2))
     if threads == 1 or len(ahead) < 2:  # nothing would be gained by handing over
         yield from map(function, chain(ahead, items))
         return
-    under_way: deque[Future[Result]] = deque()
+    under_way: deque[tuple[Future[Result], Item]] = deque()
     for item in chain(ahead, items):
-        under_way.append(workers.submit(function, item))
+        under_way.append((workers.submit(function, item), item))
         if len(under_way) == _SPARE * threads:
-            yield under_way.popleft().result()
+            yield _next(under_way, function)
     while under_way:
-        yield under_way.popleft().result()
+        yield _next(under_way, function)
+
+
+def _next(
+    under_way: deque[tuple[Future[Result], Item]], function: Callable[[Item], Result]
+) -> Result:
+    """The next result; until it is there, what no thread has begun is done in this one."""
+    for i, (future, item) in enumerate(under_way):
+        if under_way[0][0].done():
+            break
+        if future.cancel():
+            under_way[i] = _done(function, item), item
+    return under_way.popleft()[0].result()
+
+
+def _done(function: Callable[[Item], Result], item: Item) -> Future[Result]:
+    future: Future[Result] = Future()
+    try:
+        future.set_result(function(item))
+    except Exception as error:  # to be raised in its turn
+        future.set_exception(error)
+    return future

@@ -41,6 +41,26 @@ def test_other_threads_keep_their_number(monkeypatch):
     assert len(found[0]) == 3
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_and_errors_come_in_their_order(threads):
+    def work(item):
+        time.sleep(0.002 * (item % 3 == 0))  # so that later ones are done earlier
+        if item > 20:
+            raise ValueError(item)
+        return item
+
+    taken = []
+    items = (taken.append(i) or i for i in range(99))
+    with workers.using(threads), workers.start() as pool:
+        results = workers.ordered(pool, work, items)
+        for i in range(21):
+            assert next(results) == i
+            assert len(taken) <= i + 1 + 2 * threads
+        with pytest.raises(ValueError, match=r"^21$"):
+            next(results)
+        assert list(workers.ordered(pool, work, [])) == []
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_what_is_no_number_of_threads_is_refused(threads):
     with pytest.raises(OptionError, match="threads="), workers.using(threads):
