@@ -4,11 +4,12 @@
 
 A state of weights and Adam's moments in float32 (matrices of 2048 x 2048), moved between deltas
 by gradients whose singular values fall slowly, and noise, as training moves it. Each codec's
-third delta is timed, several times in turn with a copy, medians:
+third delta is timed beside a copy; these in turn, several times, medians:
 
 - on one processor, and on all of them by threads;
-- on all by a process each, what they do in the same time added up: more than that the machine
-  does not give, whose processors may share a core, its caches and its memory.
+- on all by a process each, which begin each part together, what they do in the same time added
+  up: more than that the machine does not give, whose processors may share a core, its caches and
+  its memory.
 
 Decoding goes to arrays that are there, as the copy does, and to new ones: for the first touch of
 a page, a virtual machine may take longer than for decoding what is written there.
@@ -21,13 +22,11 @@ import multiprocessing
 import os
 import time
 import tracemalloc
-from statistics import median
 
 import numpy as np
 
 from keras_lc import workers
 from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec
-from keras_lc.figures import words
 
 SIDE, RANK, NOISE = 2048, 64, 0.5
 CODECS = ["fast", "balanced", "smallest", "lossless", "int8", "lc"]
@@ -78,7 +77,7 @@ def timed(work, *arguments):
 
 def copy(state, places):
     for array, place in zip(state.values(), places, strict=True):
-        np.copyto(place, array)
+        np.copyto(place, array.reshape(-1))
 
 
 def decode(decoder, blob, places=None):
@@ -96,48 +95,48 @@ def chains(states, specs, codec, decoders=0):
     return encoder, *others
 
 
-def measure(states, specs, codec, rounds):
-    """Seconds to copy, to encode, to decode to arrays that are there, and to new ones; bytes."""
-    last, spent = states[-1], []
-    places = [np.ones_like(array) for array in last.values()]
-    for _ in range(rounds):
-        encoder, decoder, other = chains(states, specs, codec, decoders=2)
-        copying, _ = timed(copy, last, places)
-        encoding, blob = timed(encoder.encode, last)
-        flat = [place.reshape(-1) for place in places]
-        spent.append(
-            (
-                copying,
-                encoding,
-                timed(decode, decoder, blob, flat)[0],
-                timed(decode, other, blob)[0],
-            )
-        )
-    return [median(seconds) for seconds in zip(*spent, strict=True)], len(blob)
+def once(states, specs, codec, together=lambda: None):
+    """Seconds to copy, to encode, to decode to arrays that are there, and to new ones; bytes.
+
+    `together` is called before each of them, and returns when others are there, too."""
+    last = states[-1]
+    places = [np.ones(array.size, array.dtype) for array in last.values()]
+    encoder, decoder, other = chains(states, specs, codec, decoders=2)
+
+    def part(work, *arguments):
+        together()
+        return timed(work, *arguments)
+
+    copying, _ = part(copy, last, places)
+    encoding, blob = part(encoder.encode, last)
+    decoding, _ = part(decode, decoder, blob, places)
+    to_new, _ = part(decode, other, blob)
+    return [copying, encoding, decoding, to_new], len(blob)
 
 
-def on(processors):
+def by_threads(processors, *what):
+    """The rates of one process, in states a second, and the bytes of the delta."""
     os.sched_setaffinity(0, processors)
     workers.THREADS = len(processors)
+    seconds, nbytes = once(*what)
+    return [1 / one for one in seconds], nbytes
 
 
-def side_by_side(processors, *arguments):
-    """Bytes per second of one process on each processor, added up: a fork, so that nothing is
-    copied."""
+def by_processes(processors, *what):
+    """Those of one process on each processor, added up: a fork, so that nothing is copied."""
 
     def alone(processor):
-        on({processor})
-        queue.put(measure(*arguments)[0])
+        queue.put(by_threads({processor}, *what, barrier.wait))
 
     context = multiprocessing.get_context("fork")
-    queue = context.SimpleQueue()
+    barrier, queue = context.Barrier(len(processors)), context.SimpleQueue()
     jobs = [context.Process(target=alone, args=[processor]) for processor in processors]
     for job in jobs:
         job.start()
-    each = [queue.get() for _ in jobs]
+    rates, sizes = zip(*(queue.get() for _ in jobs), strict=True)
     for job in jobs:
         job.join()
-    return each
+    return np.sum(rates, axis=0), sizes[0]
 
 
 def scratch(states, specs, codec):
@@ -163,23 +162,21 @@ def main():
     print(f"{size / 4e6:.0f} M values of float32\n")
     print("| codec | on | copy, MB/s | encode | decode | to new | times smaller | scratch |")
     print("|---|---|---|---|---|---|---|---|")
+    ways = {"1 thread": (by_threads, {min(everyone)})}
+    if len(everyone) > 1:
+        ways[f"{len(everyone)} threads"] = by_threads, everyone
+        ways[f"{len(everyone)} processes"] = by_processes, everyone
     for codec in options.codec:
-        what = states, specs, codec, options.rounds
-        spare = scratch(*what[:-1]) / size
-        found = {}
-        for processors in ({min(everyone)}, everyone):
-            on(processors)
-            seconds, nbytes = measure(*what)
-            found[words.count(len(processors), "thread")] = [seconds]
-        if len(everyone) > 1:
-            found[f"{len(everyone)} processes"] = side_by_side(everyone, *what)
-        for name, each in found.items():
-            rates = (sum(size / 1e6 / one for one in times) for times in zip(*each, strict=True))
-            print(
-                f"| {codec} | {name} | {' | '.join(f'{rate:.0f}' for rate in rates)} "
-                f"| {size / nbytes:.1f} | {spare:.2f} |",
-                flush=True,
-            )
+        what = states, specs, codec
+        spare = scratch(*what) / size
+        found = {name: [] for name in ways}
+        for _ in range(options.rounds):
+            for name, (way, processors) in ways.items():
+                rates, nbytes = way(processors, *what)
+                found[name].append(rates)
+        for name, rates in found.items():
+            cells = " | ".join(f"{size / 1e6 * rate:.0f}" for rate in np.median(rates, axis=0))
+            print(f"| {codec} | {name} | {cells} | {size / nbytes:.1f} | {spare:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
