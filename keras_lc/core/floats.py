@@ -35,4 +35,7 @@ def positive_range(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 def largest(values: np.ndarray) -> float:
     """Largest absolute value, 0 of none; not finite where one is not."""
-    return max(float(values.max()), -float(values.min())) if values.size else 0.0
+    if not values.size:
+        return 0.0
+    top, bottom = (extreme.reduce(values, axis=None) for extreme in (np.maximum, np.minimum))
+    return max(float(top), -float(bottom))

@@ -36,8 +36,10 @@ def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def dot(one: np.ndarray, other: np.ndarray) -> float:
     """The sum of the products of two vectors' values."""
-    starts = range(0, one.size, _PART)
-    return sum(float(one[i : i + _PART] @ other[i : i + _PART]) for i in starts)
+    count = one.size // _PART
+    whole = count * _PART
+    parts = one[:whole].reshape(count, 1, _PART) @ other[:whole].reshape(count, _PART, 1)
+    return float(parts.sum(dtype=np.float64)) + float(one[whole:] @ other[whole:])
 
 
 def root_inverse(matrix: np.ndarray) -> np.ndarray:

@@ -37,6 +37,8 @@ _SHORT = {_SPARSE: 1 << 12, _FOURS: 1 << 16}  # and not for fewer symbols
 _MARK = 2
 # the four symbols (int16) of a byte, the first in its lowest bits
 _BYTES = ((np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3) - 1).astype(np.int16).view(np.uint64)
+# times four bytes of two bits, it has these bits side by side in its highest byte
+_JOIN = np.uint32(1 << 24 | 1 << 18 | 1 << 12 | 1 << 6)
 # The symbols are residuals already: looking for further structure costs time and finds none.
 _CONFIG, _FINE_CONFIG = (
     ChunkConfig(compression_level=level, mode_spec=ModeSpec.classic(), delta_spec=DeltaSpec.no_op())
@@ -215,10 +217,11 @@ def compress(parts: list[np.ndarray]) -> bytes:
         zeros = np.diff(places, prepend=-1, append=symbols.size) - 1
         return _join(_SPARSE, _dense(_narrow(zeros)), symbols[places])
     if symbols.itemsize == 2:
-        others = (symbols + np.int16(1)).view(np.uint16) > 2
+        codes = (symbols + np.int16(1)).view(np.uint16)
+        others = codes > _MARK
         if _pays(_FOURS, symbols.size, int(np.count_nonzero(others))):
-            packed = _dense(_fours(symbols, others), _FINE_CONFIG)
-            return _join(_FOURS, packed, symbols[others])
+            places = np.flatnonzero(others)
+            return _join(_FOURS, _dense(_fours(codes, places), _FINE_CONFIG), symbols[places])
     return _dense(symbols)
 
 
@@ -226,16 +229,13 @@ def _pays(form: int, size: int, others: int) -> bool:
     return size >= _SHORT[form] and others * _FEW[form] <= size
 
 
-def _fours(symbols: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Bytes (int16) of four symbols each, with a mark for the others."""
-    codes = np.ones(-(-symbols.size // 4) * 4, np.uint8)
-    np.add(symbols, 1, out=codes[: symbols.size], casting="unsafe")
-    codes[: symbols.size] |= others.view(np.uint8) * np.uint8(_MARK + 1)
-    codes &= _MARK + 1
-    packed = codes.view("<u4")
-    packed |= packed >> 6
-    packed |= packed >> 12
-    return (packed & 255).astype(np.int16)
+def _fours(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Bytes (int16) of four symbols each, which are given one larger, with a mark at the places of
+    others."""
+    narrow = np.ones(-(-codes.size // 4) * 4, np.uint8)
+    narrow[: codes.size] = codes
+    narrow[others] = _MARK + 1
+    return ((narrow.view("<u4") * _JOIN) >> 24).astype(np.int16)
 
 
 def _join(form: int, most: bytes, others: np.ndarray) -> bytes:

@@ -182,10 +182,9 @@ def correct(target: np.ndarray, tile: Lattice, step: Step, moment: np.ndarray | 
     before = start(tile.value()) if step.rebase else tile
     unit, ahead = _ahead(before, step, _ways(step, moment, None, ALL, target.dtype))
     residual = target - before.anchor
-    residual /= _power(unit, residual.dtype)
     if ahead is not None:
-        residual -= ahead.array
-    residual *= _power(unit - step.exponent, residual.dtype)
+        residual -= np.multiply(ahead.array, _power(unit, residual.dtype), dtype=residual.dtype)
+    residual /= _power(step.exponent, residual.dtype)
     return Integers.of(np.rint(residual, out=residual)).array
 
 

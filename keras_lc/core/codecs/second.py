@@ -16,6 +16,7 @@ arithmetic (1e-38 in float32), far under any epsilon, it counts as that.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,7 @@ class LogLevel:
     def ends(self) -> tuple[float, float] | None:
         """Bounds of the values but for the factor; None where they may be zero, or beyond what
         is normal in the dtype."""
-        smallest, largest = positive_range(self.dtype)
-        smallest = max(smallest, float(np.finfo(real_dtype(self.dtype)).tiny))
-        with np.errstate(over="ignore"):
-            low, high = np.ldexp(1.0, self.span[0] // 4), np.ldexp(1.0, self.span[1] // 4 + 1)
-        within = smallest * _LARGEST_FACTOR < low and high < largest / _LARGEST_FACTOR
-        return (float(low), float(high)) if within else None
+        return _ends(self.span[0] // 4, self.span[1] // 4 + 1, self.dtype)
 
     def value(self, part: slice = ALL) -> np.ndarray:
         """The values, or some of them, not below the smallest positive number of the dtype
@@ -115,6 +111,17 @@ class LogLevel:
             image = np.left_shift(power, shift, out=out.view(integer), dtype=integer)
             image += integer((2 * one + 1) << (shift - 1))
             out *= factor
+
+
+@lru_cache
+def _ends(low: int, high: int, dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    """Two powers of two, if numbers between them stay within the normal ones by any factor."""
+    smallest, largest = positive_range(dtype)
+    smallest = max(smallest, float(np.finfo(real_dtype(dtype)).tiny))
+    with np.errstate(over="ignore"):
+        ends = float(np.ldexp(1.0, low)), float(np.ldexp(1.0, high))
+    within = smallest * _LARGEST_FACTOR < ends[0] and ends[1] < largest / _LARGEST_FACTOR
+    return ends if within else None
 
 
 def spread(axes: np.ndarray, view: Matrix, tile: slice) -> np.ndarray:
@@ -309,10 +316,12 @@ def axes(v: np.ndarray, view: Matrix) -> np.ndarray:
 
 def sums(v: np.ndarray, m: np.ndarray | None, v_hat: np.ndarray) -> np.ndarray:
     """What `factor` is made of; of several tiles they are added."""
-    held = (v != 0) & (v_hat != 0)
-    root, root_hat = (np.sqrt(array[held].astype(np.float64)) for array in (v, v_hat))
-    weight = np.ones_like(root) if m is None else m[held].astype(np.float64) ** 2 / root
-    return np.array([weight.sum(), (weight * root / root_hat).sum()])
+    roots = [np.sqrt(array.astype(np.float64)) for array in (v, v_hat)]
+    weight = roots[0].copy() if m is None else np.square(m.astype(np.float64))
+    for root in roots:
+        if not root.min(initial=1) > 0:
+            weight[root == 0], root[root == 0] = 0, 1
+    return np.array([np.divide(weight, root, out=root).sum() for root in roots])
 
 
 def factor(sums: np.ndarray) -> float:
