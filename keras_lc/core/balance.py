@@ -172,8 +172,12 @@ class Balance:
         if not reach <= positive_range(array.dtype)[1]:
             return None
         if whole:
-            ahead = self._lost_momentum(i)
-            return self._approximated(i, way, direction, survey, exponent, matrix, noise, ahead)
+            lattice.lead(way, exponent, self._lost_momentum(i))
+            foretold = lattice.predict(way, direction, survey, exponent)
+            del direction  # as large as the tensor
+            if foretold is None:
+                return None
+            return self._approximated(i, way, foretold, survey, matrix, noise)
         step = None if direction is None else lattice.follow(way, direction, survey, exponent)
         if step is None or step.rebase:  # the bound of the way was not close enough to tell
             survey.farthest = self._farthest(i, real)
@@ -205,15 +209,12 @@ class Balance:
         self,
         i: int,
         way: np.ndarray,
-        direction: np.ndarray | None,
+        foretold: lattice.Step,
         survey: lattice.Survey,
-        exponent: int,
         matrix: Matrix,
         noise: float,
-        ahead: np.ndarray | None,
     ) -> Coding | None:
-        rank = self._ranks[i]
-        coded = lattice.approximate(way, direction, survey, exponent, matrix, noise, rank, ahead)
+        coded = lattice.approximate(way, foretold, survey, matrix, noise, self._ranks[i])
         if coded is None:
             return None
         step, k, factors = coded

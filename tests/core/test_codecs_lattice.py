@@ -305,7 +305,9 @@ def test_a_matrix_is_corrected_only_where_it_is_far_off(seed, dtype, coarse, spi
     )
     state = lattice.start(anchor)
     way, survey = surveyed(target, state)
-    step, k, factors = lattice.approximate(way, None, survey, exponent, matrix, noise, 0, ahead)
+    lattice.lead(way, exponent, ahead)
+    step = lattice.predict(way, None, survey, exponent)
+    step, k, factors = lattice.approximate(way, step, survey, matrix, noise, 0)
     event(f"single corrections: {k is not None}, outer products: {factors is not None}")
     assert step == lattice.Step.read(json.loads(json.dumps(step.write())), matrix)
     assert (k is None) == (not step.corrected)
@@ -327,7 +329,9 @@ def test_single_values_of_a_large_matrix_are_corrected_alone():
     target = anchor + 0.002 * rng.normal(size=30_000)
     target[far] += 1.2 * lattice.FAR * 2.0**exponent
     way, survey = surveyed(target, lattice.start(anchor))
-    step, k, factors = lattice.approximate(way, None, survey, exponent, matrix, noise, 0, None)
+    lattice.lead(way, exponent, None)
+    step = lattice.predict(way, None, survey, exponent)
+    step, k, factors = lattice.approximate(way, step, survey, matrix, noise, 0)
     assert factors is None
     assert step.corrected
     assert set(np.flatnonzero(k)) == set(far)

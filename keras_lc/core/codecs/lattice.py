@@ -188,52 +188,61 @@ def correct(target: np.ndarray, tile: Lattice, step: Step, moment: np.ndarray | 
     return Integers.of(np.rint(residual, out=residual)).array
 
 
+def lead(residual: np.ndarray, exponent: int, ahead: np.ndarray | None) -> None:
+    """Lengthen the way of a matrix to its target, which is overwritten: what its outer products
+    leave out are the small and steady movements, which would lag behind. `ahead` is how far beyond
+    the target to go besides."""
+    further = residual * residual.dtype.type(LEAD)
+    further += 0 if ahead is None else ahead
+    farthest = residual.dtype.type(FAR) * _power(exponent, residual.dtype)
+    residual += np.clip(further, -farthest, farthest, out=further)
+
+
+def predict(
+    residual: np.ndarray, moment: np.ndarray | None, survey: Survey, exponent: int
+) -> Step | None:
+    """The step of a matrix so far; what its moment foretells is taken off the way, which is
+    overwritten. None where the way is too far. Arguments as of `follow`, but of all values."""
+    if not np.isfinite(survey.farthest):
+        return None
+    step = Step(exponent, _beta(residual, exponent, moment))
+    if step.beta and moment is not None:
+        if survey.moment * abs(step.beta) + 1 > LIMIT // 4:
+            return None
+        _subtract(residual, _predict(moment, step.beta, residual.dtype), step.unit)
+    return step
+
+
 def approximate(
     residual: np.ndarray,
-    moment: np.ndarray | None,
+    step: Step,
     survey: Survey,
-    exponent: int,
     matrix: Matrix,
     noise: float,
     rank: int,
-    ahead: np.ndarray | None,
 ) -> tuple[Step, np.ndarray | None, Outer | None] | None:
     """The step that brings a matrix near its target by outer products.
 
     Args:
-        residual: the way to go, flat, of a real dtype; it is overwritten.
-        moment: integers that the movement may follow.
+        residual: the way to go after `predict`, flat, of a real dtype; it is overwritten.
+        step: what `predict` has returned.
         survey: of all tiles.
-        exponent: of the step.
         matrix: the tensor as a matrix.
         noise: variance of the error.
         rank: how many outer products to expect.
-        ahead: how far beyond the target to go.
 
     Returns:
         The step, the corrections and the outer products, where there are any; None where the
         way is too far for a lattice of this step.
     """
-    if not np.isfinite(survey.farthest):
-        return None
-    # what is left out are the small and steady movements: without a lead, they lag behind
-    lead = residual * residual.dtype.type(LEAD)
-    lead += 0 if ahead is None else ahead
-    farthest = residual.dtype.type(FAR) * _power(exponent, residual.dtype)
-    residual += np.clip(lead, -farthest, farthest, out=lead)
-    step, way = Step(exponent, _beta(residual, exponent, moment)), 0.0
-    if step.beta and moment is not None:
-        way += survey.moment * abs(step.beta) + 1
-        if way > LIMIT // 4:
-            return None
-        _subtract(residual, _predict(moment, step.beta, residual.dtype), step.unit)
+    way = survey.moment * abs(step.beta) + 1 if step.beta else 0.0
     factors = outer.encode(residual, matrix, noise, rank)
     if factors is not None:
         way += float(np.ldexp(factors.bound * factors.scale.unit, -step.unit))
         if way > LIMIT // 4:
             return None
         _subtract(residual, _scaled(factors, slice(0, residual.size), step.unit), step.unit)
-    residual /= _power(exponent, residual.dtype)
+    residual /= _power(step.exponent, residual.dtype)
     residual[np.abs(residual) < FAR] = 0
     k = np.rint(residual, out=residual).astype(np.int32)
     way += largest(residual) * (1 << FINE)

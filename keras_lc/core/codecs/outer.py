@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lc.core.integers import Integers
 from keras_lc.core.matrix import Matrix
 from keras_lc.core.products import product, root_inverse
 from keras_lc.errors import DamagedError
@@ -94,7 +95,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Outer:
-    """A matrix as factors: `a` is rank x rows, `b` rank x columns, both int32."""
+    """A matrix as factors: `a` is rank x rows, `b` rank x columns, integers."""
 
     scale: Scale
     a: np.ndarray
@@ -103,27 +104,25 @@ class Outer:
     @cached_property
     def bound(self) -> float:
         """No sum of integers in the matrix is larger."""
-        largest = [
-            np.abs(side.astype(np.float64)).max(axis=1, initial=0) for side in (self.a, self.b)
-        ]
-        return float((np.ldexp(largest[0], self.scale.shifts) * largest[1]).sum())
-
-    @cached_property
-    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        if not self.bound < 2.0**52:
-            raise DamagedError("the factors of a matrix are too large.")
-        real = np.float32 if self.bound < 2.0**24 else np.float64
-        left = np.ldexp(self.a.astype(real), self.scale.shifts[:, None].astype(np.int32))
-        return left.T, self.b.astype(real)
+        left, right = (
+            np.maximum(side.max(axis=1, initial=0), -side.min(axis=1, initial=0).astype(float))
+            for side in (self.a, self.b)
+        )
+        return float((np.ldexp(left, self.scale.shifts) * right).sum())
 
     def integers(self, tile: slice | None = None) -> np.ndarray:
         """`sum_i 2**shift_i * a_i b_i^T`, flat, or a piece of it; a float dtype that holds it
         exactly."""
-        left, right = self._sides
-        columns = right.shape[1]
-        start, stop = (0, left.shape[0] * columns) if tile is None else (tile.start, tile.stop)
+        if not self.bound < 2.0**52:
+            raise DamagedError("the factors of a matrix are too large.")
+        rows, columns = self.a.shape[1], self.b.shape[1]
+        start, stop = (0, rows * columns) if tile is None else (tile.start, tile.stop)
         first = start // columns  # row
-        values = product(left[first : -(-stop // columns)], right).reshape(-1)
+        # made anew each time: they take more memory than the integers, which a state keeps
+        real = np.float32 if self.bound < 2.0**24 else np.float64
+        left: np.ndarray = self.a[:, first : -(-stop // columns)].astype(real)
+        left *= np.ldexp(real(1), self.scale.shifts[:, None])
+        values = product(left.T, self.b.astype(real)).reshape(-1)
         return values[start - first * columns : stop - first * columns]
 
     def symbols(self) -> list[np.ndarray]:
@@ -141,7 +140,9 @@ def read(scale: Scale, parts: list[np.ndarray], matrix: Matrix) -> Outer:
     """The factors from their symbols, the reverse of `Outer.symbols`."""
     rows = len(scale.classes(matrix.rows))
     empty = np.empty(0, np.int32)
-    a, b = (np.concatenate([empty, *side]) for side in (parts[:rows], parts[rows:]))
+    a, b = (
+        Integers.of(np.concatenate([empty, *side])).array for side in (parts[:rows], parts[rows:])
+    )
     outer = Outer(scale, a.reshape(scale.rank, matrix.rows), b.reshape(scale.rank, matrix.columns))
     if not outer.bound < 2.0**52:
         raise DamagedError("the factors of a matrix are too large.")
@@ -185,7 +186,7 @@ def encode(values: np.ndarray, matrix: Matrix, noise: float, rank: int = 0) -> O
     if not 1e-300 < area < 1e300 or top not in _EXPONENTS:
         return None
     scale = Scale(area, top, tuple(int(n) for n in np.bincount(shifts)))
-    outer = Outer(scale, np.ascontiguousarray(a.T).astype(np.int32), b.astype(np.int32))
+    outer = Outer(scale, *(Integers.of(np.ascontiguousarray(side)).array for side in (a.T, b)))
     return outer if outer.bound < 2.0**52 else None
 
 
