@@ -231,6 +231,7 @@ def run(training, seed, codec):
     model = training.build()
     model.optimizer.build(model.trainable_variables)
     capture, rng = KerasCapture(model), np.random.default_rng(seed)
+    about = capture.described(capture.snapshot()).about
     every, coder, deltas, roles, bases = training.steps // CHECKPOINTS, None, [], {}, 0
     for step in range(1, training.steps + 1):
         model.train_on_batch(*training.batch(rng))
@@ -247,11 +248,11 @@ def run(training, seed, codec):
             for role, nbytes in parts.items():
                 roles[role] = roles.get(role, 0) + nbytes
         if number % (CHECKPOINTS // RESTORES) == 0 and number < CHECKPOINTS:
-            capture.restore(coder.state(), {})
+            capture.restore(coder.state(), about)
     loss = training.evaluate(model)
     if codec is None:
         return Outcome(loss)
-    capture.restore(coder.state(), {})
+    capture.restore(coder.state(), about)
     arrays = snapshot.arrays
     weights = sum(arrays[spec.name].size for spec in snapshot.specs if spec.role == "weight")
     state = sum(array.nbytes for array in arrays.values())
