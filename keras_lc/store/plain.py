@@ -19,6 +19,7 @@ from keras_lc.dtypes import parse_dtype
 from keras_lc.errors import DamagedError, MismatchError, NotFoundError, OptionError
 from keras_lc.store import base, safetensors, torch_file
 
+_UNFOLDED = 64  # times the bytes of its archive, a file within it is too large to be true
 _WEIGHTS, _CONFIG, _ASSETS = "model.weights.h5", "config.json", "assets/"  # in a .keras file
 
 
@@ -97,6 +98,9 @@ def _weights(data: bytes) -> Plain:
 
 def _model(data: bytes) -> Plain:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in (_WEIGHTS, _CONFIG):
+            if (claimed := archive.getinfo(name).file_size) > _UNFOLDED * len(data):
+                raise DamagedError(f"{name!r} claims {claimed} bytes in an archive of {len(data)}.")
         inner = _weights(archive.read(_WEIGHTS))
         config = json.loads(archive.read(_CONFIG))
         assets = tuple(name for name in archive.namelist() if name.startswith(_ASSETS))

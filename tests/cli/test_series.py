@@ -211,6 +211,14 @@ def test_a_folded_keras_file_that_is_damaged(plain, tmp_path):
             files.read(folded)
 
 
+def test_a_keras_file_that_unfolds(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(10_000_000))
+        archive.writestr("config.json", "{}")
+    with pytest.raises(package.CheckpointError, match="claims 10000000 bytes"):
+        files.read(tmp_path / "a.keras")
+
+
 def test_a_kind_of_tensor_that_cannot_be_stored_is_no_damage(tmp_path):
     torch.save({"w": torch.eye(2).to_sparse()}, tmp_path / "a.pt")
     assert "sparse" in keras_lc("import", tmp_path / "a.pt", "--to", tmp_path / "c", code=1).err
