@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ import numpy as np
 from keras_lc.background import Background
 from keras_lc.capture import Snapshot, Source
 from keras_lc.core import DeltaEncoder, Rules, TensorSpec
+from keras_lc.core.pages import give_back
 from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
 from keras_lc.listing import CheckpointInfo, describe, strip_suffix
@@ -32,6 +34,7 @@ _SHORT = 8  # deltas, after which a shortcut past them may pay
 _LARGE = 1 << 22  # bytes of a base, from which on decoding a delta more takes noticeable time
 _SMALL = 0.25  # a shortcut of at most this share of such a base may pay sooner
 _SOON = 4  # deltas after it
+_LONG = 1.0  # seconds of a save, beside which having memory made anew for the next is little
 
 
 class Checkpointer:
@@ -97,9 +100,12 @@ class Checkpointer:
         """Wait, and let other processes write into the directory; saving may go on later."""
         try:
             self.wait()
-            self._end()
+            # there, since memory that one thread has had is of little use to another
+            self._background.submit(self._end)
+            self.wait()
         finally:
             self._writer.release()
+            give_back()
 
     def _end(self) -> None:
         """Whoever restores the last checkpoint of a large base is to have a short way; without it
@@ -192,9 +198,12 @@ class Checkpointer:
     def _commit(self, snapshot: Snapshot, header: dict[str, Any], codec: CodecLike | None) -> None:
         snapshot.ready()
         self.directory.make()
+        begin = time.perf_counter()
         with self._writer.writing():
             stored = self._write(snapshot, header, codec)
             contents = self._tidy()
+        if time.perf_counter() - begin > _LONG:
+            give_back()
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -212,6 +221,7 @@ class Checkpointer:
         header |= _stamp(contents.next_serial)
         if encoder is None or snapshot.layout is not None:
             encoder = None  # its state goes before the next one comes
+            give_back()
             stored = self._write_base(contents, snapshot, header)
             encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
             self._chain, self._shortcut = [stored], 0

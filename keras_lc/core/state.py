@@ -21,6 +21,7 @@ from keras_lc.core.codecs import blocks, buckets, exact, first, lattice, outer, 
 from keras_lc.core.codecs.outer import Scale
 from keras_lc.core.floats import is_float, is_roomy, real_dtype
 from keras_lc.core.matrix import Matrix, view
+from keras_lc.core.pages import copied
 from keras_lc.core.spec import TensorTable
 from keras_lc.core.tiles import ALL, every
 from keras_lc.errors import DamagedError, MismatchError
@@ -149,7 +150,7 @@ class Chain:
                 self.tensors.append([Absent()] * len(tiles))
                 self.untouched.append(None)
                 continue
-            array = np.array(base[name], order="C") if copy else np.ascontiguousarray(base[name])
+            array = copied(np.asarray(base[name])) if copy else np.ascontiguousarray(base[name])
             flat = array.reshape(-1)
             self.tensors.append([exact.Exact(flat[tile]) for tile in tiles])
             self.untouched.append(flat)

@@ -1,0 +1,34 @@
+"""Memory that the system has back when nobody needs it any more.
+
+What is freed within a heap stays with the process: a heap gives only its end back, and holes of
+one size serve others badly. So arrays that are large and short-lived have pages of their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from contextlib import suppress
+
+import numpy as np
+
+_LARGE = 1 << 16  # bytes
+_PRIVATE = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+)
+
+
+def copied(array: np.ndarray) -> np.ndarray:
+    """A copy, in pages of its own if it is large."""
+    if array.nbytes < _LARGE:
+        return np.array(array, order="C")
+    out: np.ndarray = np.ndarray(array.shape, array.dtype, mmap.mmap(-1, array.nbytes, **_PRIVATE))
+    np.copyto(out, array)
+    return out
+
+
+def give_back() -> None:
+    """Have the C library return what is free, where it can (glibc). That takes milliseconds, but
+    what is used again has to be made anew, page by page: for when much has gone for good."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

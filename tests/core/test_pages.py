@@ -1,0 +1,39 @@
+import os
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from keras_lc.core import pages
+from tests.core.chains import bits
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5), (400, 300), (300, 0, 7)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_, "U3", ml_dtypes.bfloat16])
+def test_a_copy_is_one_and_shares_nothing(shape, dtype):
+    array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    copy = pages.copied(array.T)
+    assert copy.dtype == array.dtype
+    assert copy.shape == array.T.shape
+    assert copy.flags.c_contiguous
+    assert bits(copy) == bits(array.T)
+    assert not np.shares_memory(copy, array)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_system_has_large_copies_back_at_once():
+    def resident():
+        pages_in_use = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages_in_use) * os.sysconf("SC_PAGE_SIZE")
+
+    array = np.ones(1 << 22, np.float32)
+    before = resident()
+    copies = [pages.copied(array) for _ in range(8)]
+    assert resident() - before > 7 * array.nbytes
+    after = np.ones(1000)  # on top of them, in a heap
+    copies.clear()
+    assert resident() - before < array.nbytes
+    pages.give_back()
+    assert after.all()
