@@ -100,21 +100,21 @@ class Checkpointer:
         """Wait, and let other processes write into the directory; saving may go on later."""
         try:
             self.wait()
-            # there, since memory that one thread has had is of little use to another
-            self._background.submit(self._end)
-            self.wait()
+            if self._extended and self._encoder is not None and self._cheap:
+                # there, since memory that one thread has had is of little use to another
+                encoder = self._encoder
+                self._background.submit(lambda: self._end(encoder))
+                self.wait()
         finally:
             self._writer.release()
             give_back()
 
-    def _end(self) -> None:
+    def _end(self, encoder: DeltaEncoder) -> None:
         """Whoever restores the last checkpoint of a large base is to have a short way; without it
         the way is only longer."""
-        if not self._extended or self._encoder is None or not self._cheap:
-            return
         with suppress(CheckpointError), self._writer.writing():
             self._check_chain(self._scan())
-            self._shorten(self._encoder, fewest=2)
+            self._shorten(encoder, fewest=2)
             self._tidy()
 
     @contextmanager
