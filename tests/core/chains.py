@@ -139,6 +139,14 @@ def name_of(dtype):
     return dtype if isinstance(dtype, str) else str(np.dtype(dtype))
 
 
+def of_the_form(decoded, base):
+    """Whether arrays have the shapes and dtypes of others."""
+    return all(
+        decoded[name].shape == array.shape and decoded[name].dtype == array.dtype
+        for name, array in base.items()
+    )
+
+
 def bits(array):
     return np.asarray(array).tobytes()
 

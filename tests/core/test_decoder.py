@@ -10,7 +10,7 @@ from keras_lc.core import DeltaDecoder, DeltaEncoder, TensorSpec
 from keras_lc.core import blob as blobs
 from keras_lc.errors import CheckpointError, DamagedError, FormatError, MismatchError
 
-from .chains import CODECS, SPECS, bits, examples, forge, pack, training
+from .chains import CODECS, SPECS, bits, examples, forge, of_the_form, pack, training
 from .traced import at_most
 
 pytestmark = pytest.mark.usefixtures("traced")
@@ -330,9 +330,7 @@ def test_random_symbols_are_refused_or_read(kind, data):
         except CheckpointError:
             pass
         else:
-            for name, array in BASE.items():
-                assert decoded[name].shape == array.shape
-                assert decoded[name].dtype == array.dtype
+            assert of_the_form(decoded, BASE)
 
 
 JSON = st.recursive(
