@@ -256,7 +256,7 @@ class Checkpointer:
         self._displace(contents, file)
         header |= {"kind": "delta", "parent": self._chain[-1].leads_to}
         with self.directory.write_once(file) as opened:
-            opened.write(record.pack(header, blob))
+            record.write(opened, header, blob)
         return index.read_header(self.directory, file)
 
     def _shorten(self, encoder: DeltaEncoder, fewest: int | None = None) -> None:
@@ -276,7 +276,7 @@ class Checkpointer:
         # there is no need of it: what cannot be written now fails at the next save
         with suppress(StoreError):
             with self.directory.write_once(file) as opened:
-                opened.write(record.pack(header, blob))
+                record.write(opened, header, blob)
             self._chain = [first, index.read_header(self.directory, file)]
 
     def _shortcut_pays(self, fewest: int | None) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -56,9 +57,19 @@ def _count() -> int:
     return _wanted.get() or THREADS
 
 
-def start() -> ThreadPoolExecutor:
+def start() -> Executor:
     """Threads beside the one that asks, to be used as a context."""
-    return ThreadPoolExecutor(max(1, _count() - 1), "keras_lc-worker")
+    others = _count() - 1
+    return ThreadPoolExecutor(others, "keras_lc-worker") if others else _Here()
+
+
+class _Here(Executor):
+    """Does at once, in the thread that asks, what it is given: where that is to be the only one."""
+
+    def submit(
+        self, function: Callable[..., Result], /, *arguments: Any, **options: Any
+    ) -> Future[Result]:
+        return _done(partial(function, *arguments, **options))
 
 
 def ordered(
@@ -91,14 +102,14 @@ def _next(
         if under_way[0][0].done():
             break
         if future.cancel():
-            under_way[i] = _done(function, item), item
+            under_way[i] = _done(partial(function, item)), item
     return under_way.popleft()[0].result()
 
 
-def _done(function: Callable[[Item], Result], item: Item) -> Future[Result]:
+def _done(job: Callable[[], Result]) -> Future[Result]:
     future: Future[Result] = Future()
     try:
-        future.set_result(function(item))
+        future.set_result(job())
     except Exception as error:  # to be raised in its turn
         future.set_exception(error)
     return future

@@ -12,7 +12,7 @@ import keras_lc
 from keras_lc.core import DeltaDecoder, blob, streams, tiles
 from keras_lc.store import index, record
 from keras_lc.store.record import MAGIC
-from tests.toy import payload_of
+from tests.toy import as_record, payload_of
 
 TEXT = (Path(keras_lc.__file__).parent / "FORMAT.md").read_text()
 
@@ -22,7 +22,7 @@ def vectors() -> list[bytes]:
 
 
 def test_a_record() -> None:
-    assert record.pack({"serial": 1}, b"abc") == vectors()[0]
+    assert as_record({"serial": 1}, b"abc") == vectors()[0]
 
 
 def test_a_record_is_read_from_its_bytes(tmp_path: Path) -> None:

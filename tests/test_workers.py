@@ -1,10 +1,12 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from keras_lc import workers
 from keras_lc.background import Background
+from keras_lc.core import DeltaDecoder, DeltaEncoder
 from keras_lc.errors import OptionError
 
 
@@ -59,6 +61,24 @@ def test_results_and_errors_come_in_their_order(threads):
         with pytest.raises(ValueError, match=r"^21$"):
             next(results)
         assert list(workers.ordered(pool, work, [])) == []
+
+
+def test_where_one_thread_is_wanted_none_is_started(monkeypatch):
+    def start(thread):
+        raise AssertionError(f"{thread.name} was started")
+
+    base = {"w": np.zeros((600, 1000), np.float32), "b": np.zeros(9, np.float32)}
+    encoder = DeltaEncoder(base)
+    moved = {name: array + np.float32(1) for name, array in base.items()}
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with workers.using(2), pytest.raises(AssertionError, match="keras_lc-worker"):
+        DeltaEncoder(base).encode(moved)
+    with workers.using(1):
+        DeltaDecoder(base).decode(encoder.encode(moved))
+        encoder.whole()
+        with workers.start() as pool:
+            assert pool.submit(int, "7", base=8).result() == 7
+            assert isinstance(pool.submit(int, "x").exception(), ValueError)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])

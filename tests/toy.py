@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -241,6 +242,13 @@ def payload_of(file: BinaryIO, frame: record.Frame) -> bytes:
     source = record.Checked(file, frame)
     source.fetch()
     return bytes(source.data[source.start :])
+
+
+def as_record(header: Mapping[str, Any], payload: bytes) -> bytes:
+    """A whole record."""
+    file = io.BytesIO()
+    record.write(file, dict(header), payload)
+    return file.getvalue()
 
 
 def sealed(body: bytes) -> bytes:

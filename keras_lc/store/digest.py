@@ -28,13 +28,12 @@ def each(blocks: Iterable[bytes | memoryview]) -> bytes:
     from keras_lc import workers  # brings numpy, without which a listing is quicker
 
     with workers.start() as threads:
-        return b"".join(workers.ordered(threads, _of, blocks))
+        return b"".join(workers.ordered(threads, of, blocks))
 
 
-def over(digests: bytes) -> bytes:
-    """The digest of a record, made of those of its blocks."""
-    return _of(digests)
-
-
-def _of(data: bytes | memoryview) -> bytes:
-    return sha256(data).digest()
+def of(*parts: bytes | memoryview) -> bytes:
+    """The digest of these bytes, one part after another: a block, or the digests of all blocks."""
+    found = sha256()
+    for part in parts:
+        found.update(part)
+    return found.digest()

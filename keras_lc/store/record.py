@@ -73,13 +73,12 @@ def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
     return MAGIC + lengths + _CHECK.pack(zlib.crc32(lengths + text)) + text
 
 
-def pack(header: dict[str, Any], payload: bytes) -> bytes:
-    """A whole record."""
-    first = head(header, len(payload))
+def write(file: BinaryIO, header: dict[str, Any], payload: bytes) -> None:
+    """Write a whole record."""
+    first, view = head(header, len(payload)), memoryview(payload)
     edge = digest.BLOCK - len(first)
-    blocks = [memoryview(first + payload[:edge]), *digest.cut(memoryview(payload)[edge:])]
-    digests = digest.each(blocks)
-    return b"".join([first, payload, digests, digest.over(digests)])
+    digests = digest.of(first, view[:edge]) + digest.each(digest.cut(view[edge:]))
+    file.writelines([first, payload, digests, digest.of(digests)])
 
 
 def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
@@ -92,7 +91,7 @@ def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
     file.write(first)
     file.seek(0)
     digests = digest.each(_blocks(file, size))
-    whole = digest.over(digests)
+    whole = digest.of(digests)
     file.seek(size)
     file.write(digests + whole)
     return whole.hex()
@@ -238,7 +237,7 @@ def _digests(file: BinaryIO, begin: int, frame: Frame) -> bytes:
     """Those of the blocks, compared with that of the record."""
     file.seek(begin + frame.size)
     digests = file.read(digest.SIZE * digest.count(frame.size))
-    if digest.over(digests).hex() != frame.digest:
+    if digest.of(digests).hex() != frame.digest:
         raise DamagedError(_ALTERED)
     return digests
 

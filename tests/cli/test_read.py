@@ -13,11 +13,10 @@ from keras_lc.core import PRESETS, Balanced
 from keras_lc.figures import words
 from keras_lc.references import find
 from keras_lc.report.detail import _SHARES, _error
-from keras_lc.store import record
 from keras_lc.store.pack import pack
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES
-from tests.toy import HEADER, run, save, toy_checkpointer
+from tests.toy import HEADER, as_record, run, save, toy_checkpointer
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +83,7 @@ def test_damaged_files_are_rows_beside_the_sound_ones(training):
 
 
 def test_a_newer_format_has_a_code_of_its_own(training):
-    data = bytearray(record.pack(HEADER, b""))
+    data = bytearray(as_record(HEADER, b""))
     data[8] = 2
     (training / "new.lcd").write_bytes(data)
     assert keras_lc("ls", training, "--json", code=4).json["newer"] is True

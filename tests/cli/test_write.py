@@ -11,12 +11,11 @@ import pytest
 
 import keras_lc as package
 from keras_lc.loader import load_named
-from keras_lc.store import record
 from tests.cli.commands import keras_lc
 from tests.cli.conftest import STATES
 from tests.cli.test_read import flip
 from tests.store.test_lock import holder
-from tests.toy import HEADER, file_names, load_all, run, same, save, toy_checkpointer
+from tests.toy import HEADER, as_record, file_names, load_all, run, same, save, toy_checkpointer
 
 
 def holds(directory, numbers):
@@ -195,7 +194,7 @@ def test_prune_deletes_nothing_beside_what_it_cannot_trust(training, kind):
     elif kind == "payload":
         flip(training / "cp-0005.weights.h5")
     else:
-        data = bytearray(record.pack(HEADER, b""))
+        data = bytearray(as_record(HEADER, b""))
         data[8] = 2
         (training / "x.lcd").write_bytes(data)
         code = 4

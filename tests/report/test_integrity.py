@@ -10,7 +10,17 @@ from keras_lc import loader, verify
 from keras_lc.core import DeltaDecoder
 from keras_lc.errors import NotFoundError, StoreError
 from keras_lc.store import record
-from tests.toy import HEADER, ToySource, file_names, load_all, run, save, toy_checkpointer, walk
+from tests.toy import (
+    HEADER,
+    ToySource,
+    as_record,
+    file_names,
+    load_all,
+    run,
+    save,
+    toy_checkpointer,
+    walk,
+)
 
 STATES = walk(6)
 
@@ -82,7 +92,7 @@ def test_a_delta_that_does_not_decode_over_its_branch_is_found(tmp_path: Path) -
     with open(tmp_path / "cp-0002.lcd", "rb") as file:
         other = record.read_frame(file)
     assert other is not None
-    path.write_bytes(record.pack(frame.header, payload[other.start : other.size]))
+    path.write_bytes(as_record(frame.header, payload[other.start : other.size]))
     report = verify(tmp_path)
     assert list(report.damaged) == ["branch.lcd"]
     assert "delta" in report.damaged["branch.lcd"]
@@ -139,7 +149,7 @@ def test_a_missing_link_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_newer_format_is_said_to_be_one(tmp_path: Path) -> None:
-    data = bytearray(record.pack(HEADER, b""))
+    data = bytearray(as_record(HEADER, b""))
     data[8] = 2
     (tmp_path / "x.lcd").write_bytes(data)
     assert "Upgrade" in verify(tmp_path).damaged["x.lcd"]

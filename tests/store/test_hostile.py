@@ -20,6 +20,7 @@ from keras_lc.store.locate import directory_at
 from tests import toy
 from tests.toy import (
     HEADER,
+    as_record,
     copied,
     file_names,
     memory_growth,
@@ -65,7 +66,7 @@ def test_a_deep_header_that_can_be_read_stops_no_save(directory: Path, depth: in
 
 def sealed(text: bytes, payload: bytes = b"") -> bytes:
     """A record of any header."""
-    blank = record.pack({}, payload)
+    blank = as_record({}, payload)
     lengths = blank[8:12] + len(text).to_bytes(4, "little") + blank[16:24]
     check = zlib.crc32(lengths + text).to_bytes(4, "little")
     body = record.MAGIC + lengths + check + text + payload
@@ -175,7 +176,7 @@ def forge(
 
 def test_records_of_one_name_in_a_pack_are_one_checkpoint(directory: Path) -> None:
     header = HEADER | {"name": "cp-0003", "serial": 1}
-    data = b"".join(record.pack(header | {"step": i}, b"") for i in range(5))
+    data = b"".join(as_record(header | {"step": i}, b"") for i in range(5))
     (directory / "x.lcp").write_bytes(data)
     assert sorted(Path(info.path).name for info in list_checkpoints(directory)) == NAMES
     unharmed(directory)

@@ -19,6 +19,7 @@ from keras_lc.loader import latest_checkpoint, load_named
 from keras_lc.store import index, record
 from tests.toy import (
     HEADER,
+    as_record,
     copied,
     file_names,
     load_all,
@@ -235,7 +236,7 @@ def test_a_file_system_with_coarse_times_does_not_mislead_the_index(
 
 
 def put(directory: Path, header: Any, name: str = "x.lcd", payload: bytes = b"") -> None:
-    (directory / name).write_bytes(record.pack(header, payload))
+    (directory / name).write_bytes(as_record(header, payload))
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -315,7 +316,7 @@ def test_a_save_beside_a_file_of_the_highest_number_is_the_newest(directory: Pat
 def test_a_ring_of_parents_is_an_error_and_takes_no_memory(directory: Path, length: int) -> None:
     digests = [format(i, "064x") for i in range(length)]
     for i, digest in enumerate(digests):
-        body = record.pack(HEADER | {"parent": digests[i - 1], "serial": 10 + i}, b"")[:-32]
+        body = as_record(HEADER | {"parent": digests[i - 1], "serial": 10 + i}, b"")[:-32]
         (directory / f"ring-{i}.lcd").write_bytes(body + bytes.fromhex(digest))
 
     def attempt() -> None:
@@ -332,7 +333,7 @@ def test_a_ring_of_parents_is_an_error_and_takes_no_memory(directory: Path, leng
 
 
 def test_a_delta_whose_record_is_deep_json_is_damaged(directory: Path) -> None:
-    body = record.pack({}, b"")[:-64]
+    body = as_record({}, b"")[:-64]
     deep = b"[" * 300_000
     lengths = body[8:12] + len(deep).to_bytes(4, "little") + body[16:24]
     body = body[:8] + lengths + zlib.crc32(lengths + deep).to_bytes(4, "little") + deep

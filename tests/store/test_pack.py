@@ -36,6 +36,7 @@ from tests.store.test_lock import holder
 from tests.toy import (
     HEADER,
     ToySource,
+    as_record,
     copied,
     file_names,
     halves,
@@ -418,7 +419,7 @@ def test_a_missing_directory_is_an_error_and_an_empty_one_is_not(tmp_path: Path)
 
 
 def put(directory: Path, *headers: dict[str, Any]) -> None:
-    data = b"".join(record.pack(HEADER | header, b"") for header in headers)
+    data = b"".join(as_record(HEADER | header, b"") for header in headers)
     (directory / "x.lcp").write_bytes(data)
 
 

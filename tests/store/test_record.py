@@ -19,7 +19,7 @@ from keras_lc import workers
 from keras_lc.errors import CheckpointError, DamagedError, FormatError
 from keras_lc.store import digest, record
 from keras_lc.store.files import write_once
-from tests.toy import memory_growth, payload_of, sealed
+from tests.toy import as_record, memory_growth, payload_of, sealed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -47,7 +47,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_record_gives_back_its_header_and_payload(
     path: Path, header: dict[str, Any], payload: bytes
 ) -> None:
-    frame, data = at(path, record.pack(header, payload))
+    frame, data = at(path, as_record(header, payload))
     assert frame is not None
     assert frame.header == header
     assert payload_of(io.BytesIO(data), frame) == payload
@@ -59,7 +59,7 @@ def test_a_record_gives_back_its_header_and_payload(
 @given(st.lists(st.tuples(HEADERS, st.binary(max_size=50)), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=30)
 def test_records_concatenate(path: Path, parts: list[tuple[dict[str, Any], bytes]]) -> None:
-    data = b"".join(record.pack(header, payload) for header, payload in parts)
+    data = b"".join(as_record(header, payload) for header, payload in parts)
     offset = 0
     for header, payload in parts:
         frame, rest = at(path, data, offset)
@@ -84,7 +84,7 @@ def test_the_bytes_of_a_record_are_those_of_the_format() -> None:
         + b'{"a":1}'
         + b"xy"
     )
-    assert record.pack({"a": 1}, b"xy") == sealed(body)
+    assert as_record({"a": 1}, b"xy") == sealed(body)
 
 
 @given(st.integers(0, 3000))
@@ -116,7 +116,7 @@ def test_a_sealed_file_is_a_record(path: Path, payload: bytes, length: int) -> N
 
 
 def test_every_flipped_byte_and_every_truncation_of_a_record_is_noticed(path: Path) -> None:
-    whole = record.pack({"a": [1, "b"]}, b"payload")
+    whole = as_record({"a": [1, "b"]}, b"payload")
     damaged = [whole[:n] for n in range(len(whole))]
     damaged += [
         whole[:n] + bytes([whole[n] ^ 1 << bit]) + whole[n + 1 :]
@@ -148,7 +148,7 @@ def head(length: int, payload: int, text: bytes) -> bytes:
 
 
 def test_a_newer_version_is_said_to_be_newer(path: Path) -> None:
-    data = bytearray(record.pack({}, b""))
+    data = bytearray(as_record({}, b""))
     data[8] = 2
     with pytest.raises(FormatError, match="Upgrade"):
         at(path, bytes(data))
@@ -187,7 +187,7 @@ def test_trailing_spaces_of_a_header_are_allowed(path: Path) -> None:
 
 def test_a_header_that_is_not_strict_json_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        record.pack({"a": float("nan")}, b"")
+        as_record({"a": float("nan")}, b"")
 
 
 @given(st.binary(max_size=400), st.integers(0, 400), st.integers(0, 400), st.data())
@@ -196,7 +196,7 @@ def test_a_part_of_a_record_is_read_and_compared_alone(
     payload: bytes, start: int, length: int, data: st.DataObject
 ) -> None:
     with mock.patch.object(digest, "BLOCK", 64):
-        whole = bytearray(record.pack({"a": 1}, payload))
+        whole = bytearray(as_record({"a": 1}, payload))
         frame = record.read_frame(io.BytesIO(whole))
         assert frame is not None
         part = slice(min(start, frame.size), min(start + length, frame.size))
@@ -218,7 +218,7 @@ def test_the_digest_does_not_depend_on_the_number_of_threads() -> None:
     found = []
     for threads in (1, 3):
         with mock.patch.object(workers, "THREADS", threads):
-            found.append(record.pack({}, payload))
+            found.append(as_record({}, payload))
     assert found[0] == found[1]
     assert found[0][-32:] == sha256(found[0][-128:-32]).digest()
     assert found[0][-128:-96] == sha256(found[0][: digest.BLOCK]).digest()

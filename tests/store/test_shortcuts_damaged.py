@@ -16,7 +16,18 @@ from keras_lc.listing import open_directory
 from keras_lc.loader import load_named
 from keras_lc.store import index, record
 from keras_lc.store.locate import directory_at
-from tests.toy import State, copied, memory_growth, run, same, save, toy_checkpointer, walk, warned
+from tests.toy import (
+    State,
+    as_record,
+    copied,
+    memory_growth,
+    run,
+    same,
+    save,
+    toy_checkpointer,
+    walk,
+    warned,
+)
 
 STATES = walk(7)
 OTHERS = walk(3, seed=5)
@@ -126,7 +137,7 @@ def forge(path: Path, target: Path | None = None, **fields: Any) -> None:
         frame = record.read_frame(file)
     assert frame is not None
     payload = data[frame.start : frame.size]
-    (target or path).write_bytes(record.pack(frame.header | told, payload))
+    (target or path).write_bytes(as_record(frame.header | told, payload))
 
 
 NONSENSE: list[Any] = [None, 5, 2**63, 1.5, True, [], {}, "", "x", "../x", "a\0b", "0" * 64]
@@ -197,7 +208,7 @@ def test_one_that_leads_elsewhere_is_told(directory: Path) -> None:
     assert frame is not None
     assert payload is not None
     data = other.read_bytes()[payload.start : payload.size]
-    path.write_bytes(record.pack(frame.header, data))
+    path.write_bytes(as_record(frame.header, data))
     assert verify(directory).damaged == {
         path.name: "it leads to another state than what it passes."
     }
