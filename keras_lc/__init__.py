@@ -7,7 +7,8 @@ A save goes down, a restore comes back up, and nothing goes anywhere else:
       |            resume.py        where to go on; preempt.py hears signals
       |            saver.py         the checkpoints of one run, from the first to the last
       |            capture/         the training state, copied to named numpy arrays
-      |            checkpointer.py  base or delta? encode, commit, tidy up (background.py)
+      |            checkpointer.py  base or delta? encode, commit, tidy up (background.py);
+      |            shortcuts.py     now and then, a delta past many others
       |            core/            arrays to bytes: codecs/ are the methods, one a file
       v            store/           bytes to durable files: record, base, index, chain, pack
     training/      cp-0001.weights.h5, cp-0002.lcd, ..., checkpoint.json

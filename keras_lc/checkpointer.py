@@ -24,16 +24,13 @@ from keras_lc.core.presets import CodecLike
 from keras_lc.errors import CheckpointError, DamagedError, OptionError, StoreError
 from keras_lc.listing import CheckpointInfo, describe, strip_suffix
 from keras_lc.loader import Loaded, load
+from keras_lc.shortcuts import Shortcuts
 from keras_lc.store import base, chain, index, pack, record
 from keras_lc.store.index import Contents, Stored
 from keras_lc.store.locate import directory_at, split
 from keras_lc.store.lock import Writer
 
 _PAYS = 0.95  # a delta larger than this share of its base is followed by a new base
-_SHORT = 8  # deltas, after which a shortcut past them may pay
-_LARGE = 1 << 22  # bytes of a base, from which on decoding a delta more takes noticeable time
-_SMALL = 0.25  # a shortcut of at most this share of such a base may pay sooner
-_SOON = 4  # deltas after it
 _LONG = 1.0  # seconds of a save, beside which having memory made anew for the next is little
 
 
@@ -84,9 +81,8 @@ class Checkpointer:
         self._background = Background(background)
         self._encoder: DeltaEncoder | None = None
         self._chain: list[Stored] = []  # what the encoder stands on, base first
-        self._extended = False  # by a delta of its own codec that no shortcut has been tried for
+        self._shortcuts = Shortcuts()
         self._seen: Contents | None = None  # what the directory held when it was scanned last
-        self._shortcut = 0  # bytes that the last shortcut took, or would have taken
         self._base_next = False
         self._swept = False  # of what killed processes left behind
         self._warned = False  # of files that cannot be read
@@ -100,9 +96,9 @@ class Checkpointer:
         """Wait, and let other processes write into the directory; saving may go on later."""
         try:
             self.wait()
-            if self._extended and self._encoder is not None and self._cheap:
+            encoder, shortcuts = self._encoder, self._shortcuts
+            if encoder is not None and shortcuts.due and shortcuts.cheap(self._chain[0]):
                 # there, since memory that one thread has had is of little use to another
-                encoder = self._encoder
                 self._background.submit(lambda: self._end(encoder))
                 self.wait()
         finally:
@@ -224,7 +220,8 @@ class Checkpointer:
             give_back()
             stored = self._write_base(contents, snapshot, header)
             encoder = DeltaEncoder(snapshot.arrays, self._codec, snapshot.specs)
-            self._chain, self._shortcut = [stored], 0
+            self._chain = [stored]
+            self._shortcuts.begin()
         else:
             self._check_chain(contents)
             if codec is not None:  # it may take the tensors out of the chain's own codec
@@ -236,7 +233,7 @@ class Checkpointer:
             stored = self._write_delta(contents, header, blob)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
-            self._extended = header["codec"] == str(Rules(self._codec))
+            self._shortcuts.due = header["codec"] == str(Rules(self._codec))
             self._shorten(encoder)
         self._encoder = encoder
         return stored
@@ -260,38 +257,7 @@ class Checkpointer:
         return index.read_header(self.directory, file)
 
     def _shorten(self, encoder: DeltaEncoder, fewest: int | None = None) -> None:
-        """Write a delta that leads from the base straight to the last checkpoint, if that pays:
-        those that it passes need not be decoded one by one, nor kept when they are pruned."""
-        if not self._shortcut_pays(fewest):
-            return
-        self._extended = False
-        blob = encoder.whole()
-        self._shortcut = len(blob)
-        if not self._shortcut_pays(fewest):
-            return
-        first, *passed = self._chain
-        last = passed[-1]
-        file = f"{last.name}~{last.leads_to[:8]}{index.SHORTCUT}"
-        header = last.header | {"kind": "shortcut", "of": last.leads_to, "parent": first.digest}
-        # there is no need of it: what cannot be written now fails at the next save
-        with suppress(StoreError):
-            with self.directory.write_once(file) as opened:
-                record.write(opened, header, blob)
-            self._chain = [first, index.read_header(self.directory, file)]
-
-    def _shortcut_pays(self, fewest: int | None) -> bool:
-        """Whether a shortcut is smaller than the deltas that it passes, so far as its size is
-        known, and passes so many that it is worth the time."""
-        passed = self._chain[1:]
-        if fewest is None:
-            fewest = 1 + _SOON if self._cheap else _SHORT
-        return len(passed) >= fewest and self._shortcut <= sum(delta.nbytes for delta in passed)
-
-    @property
-    def _cheap(self) -> bool:
-        """Whether a shortcut is so small beside its base that it is made often."""
-        whole = self._chain[0].nbytes
-        return whole >= _LARGE and self._shortcut <= _SMALL * whole
+        self._chain = self._shortcuts.write(self.directory, self._chain, encoder, fewest)
 
     def _check_chain(self, contents: Contents) -> None:
         there = {s.digest for s in [*contents.stored, *contents.shortcuts]}

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from keras_lc import checkpointer, latest_checkpoint, list_checkpoints, pack, restore, verify
+from keras_lc import latest_checkpoint, list_checkpoints, pack, restore, shortcuts, verify
 from keras_lc.errors import DamagedError
 from keras_lc.listing import open_directory
 from keras_lc.loader import load, load_named
@@ -45,7 +45,7 @@ def copied(trained: tuple[Path, list[State]], tmp_path: Path) -> tuple[Path, lis
     return directory, trained[1]
 
 
-def shortcuts(directory: Path) -> list[Path]:
+def shortcuts_in(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{index.SHORTCUT}"))
 
 
@@ -63,7 +63,7 @@ def damage(path: Path) -> None:
 
 def test_the_newest_is_reached_in_few_steps(trained: tuple[Path, list[State]]) -> None:
     directory, states = trained
-    assert len(shortcuts(directory)) == 1
+    assert len(shortcuts_in(directory)) == 1
     assert len(route(directory, "cp-0028")) <= 2 + 8
     assert len(route(directory, "cp-0003")) == 3
     decoded = load_all(directory)
@@ -73,10 +73,10 @@ def test_the_newest_is_reached_in_few_steps(trained: tuple[Path, list[State]]) -
 
 
 def test_of_a_large_base_the_last_has_a_shortcut_if_it_is_small(tmp_path: Path, codec: str) -> None:
-    with mock.patch.object(checkpointer, "_LARGE", 0):
+    with mock.patch.object(shortcuts, "_LARGE", 0):
         run(tmp_path, states := walk(14, rows=ROWS), codec=codec)
     (direct,) = open_directory(directory_at(tmp_path)).shortcuts
-    small = direct.nbytes <= checkpointer._SMALL * (tmp_path / "cp-0001.weights.h5").stat().st_size
+    small = direct.nbytes <= shortcuts._SMALL * (tmp_path / "cp-0001.weights.h5").stat().st_size
     assert small == (codec == "balanced")
     assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 4)
     if codec == "lossless":
@@ -88,12 +88,12 @@ def test_while_a_training_goes_on_a_large_base_has_a_small_shortcut_now_and_then
     tmp_path: Path,
 ) -> None:
     states = walk(14, rows=ROWS)
-    with mock.patch.object(checkpointer, "_LARGE", 0):
+    with mock.patch.object(shortcuts, "_LARGE", 0):
         running = toy_checkpointer(tmp_path, codec="balanced")
         made, lengths = set(), []
         for i, state in enumerate(states, start=1):
             put(running, state, f"cp-{i:04d}", i)
-            made |= {path.name for path in shortcuts(tmp_path)}
+            made |= {path.name for path in shortcuts_in(tmp_path)}
             lengths.append(len(route(tmp_path, f"cp-{i:04d}")))
         assert lengths == [1, 2, 3, 4, 5, 2, 3, 4, 5, 2, 3, 4, 5, 2]
         assert len(made) == 3
@@ -109,7 +109,7 @@ def test_while_a_training_goes_on_a_large_base_has_a_small_shortcut_now_and_then
 
 @pytest.mark.parametrize("gone", ["a delta", "all"])
 def test_a_training_ends_well_where_no_shortcut_can_be_made(tmp_path: Path, gone: str) -> None:
-    with mock.patch.object(checkpointer, "_LARGE", 0):
+    with mock.patch.object(shortcuts, "_LARGE", 0):
         running = toy_checkpointer(tmp_path / "training", codec="balanced")
         for i, state in enumerate(walk(4, rows=ROWS), start=1):
             put(running, state, f"cp-{i:04d}", i)
@@ -118,7 +118,7 @@ def test_a_training_ends_well_where_no_shortcut_can_be_made(tmp_path: Path, gone
         else:
             (tmp_path / "training" / "cp-0003.lcd").unlink()
         running.close()
-    assert not shortcuts(tmp_path / "training")
+    assert not shortcuts_in(tmp_path / "training")
     assert (tmp_path / "training").exists() == (gone != "all")
 
 
@@ -161,7 +161,7 @@ def test_what_a_shortcut_passes_is_not_needed(copied: tuple[Path, list[State]]) 
 
 def test_a_damaged_shortcut_is_told_and_gone_around(copied: tuple[Path, list[State]]) -> None:
     directory, states = copied
-    (direct,) = shortcuts(directory)
+    (direct,) = shortcuts_in(directory)
     damage(direct)
     assert all(map(same, load_all(directory).values(), states))
     assert set(verify(directory).damaged) == {direct.name}
@@ -173,7 +173,7 @@ def test_a_damaged_shortcut_is_told_and_gone_around(copied: tuple[Path, list[Sta
 
 def test_without_either_way_it_is_damaged(copied: tuple[Path, list[State]]) -> None:
     directory, _ = copied
-    damage(shortcuts(directory)[0])
+    damage(shortcuts_in(directory)[0])
     damage(directory / "cp-0002.lcd")
     with pytest.raises(DamagedError, match=r"cp-0002\.lcd"):
         restore(directory / "cp-0028")
@@ -199,7 +199,7 @@ def test_pruning_lets_go_of_what_a_shortcut_passes(tmp_path: Path, codec: str, k
     assert all(same(few[name], every[name]) for name in few)
     assert list(every)[-keep:] == list(few)[-keep:]
     assert len(few) <= 1 + keep + 16  # a base, and deltas that a later shortcut will pass
-    assert len(shortcuts(tmp_path / "few")) <= 2
+    assert len(shortcuts_in(tmp_path / "few")) <= 2
     assert verify(tmp_path / "few").ok
 
 

@@ -16,7 +16,7 @@ from unittest import mock
 import h5py
 import numpy as np
 
-from keras_lc import checkpointer as checkpointers
+from keras_lc import shortcuts
 from keras_lc.capture import Snapshot
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import TensorSpec
@@ -150,7 +150,7 @@ class Hasty(Checkpointer):
         self._short = short
 
     def _write(self, *arguments: Any) -> Any:
-        with mock.patch.object(checkpointers, "_SHORT", self._short):
+        with mock.patch.object(shortcuts, "_MANY", self._short):
             return super()._write(*arguments)
 
 
