@@ -227,10 +227,11 @@ class Checkpointer:
             if codec is not None:  # it may take the tensors out of the chain's own codec
                 self._shorten(encoder, fewest=2)
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
-            blob = encoder.encode(snapshot.arrays, codec, steps or None)
+            delta = encoder.pieces(snapshot.arrays, codec, steps or None)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
             header["error"] = float(f"{encoder.error():.3g}")
-            stored = self._write_delta(contents, header, blob)
+            stored = self._write_delta(contents, header, delta)
+            del delta  # before the next one comes
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
             self._shortcuts.due = header["codec"] == str(Rules(self._codec))
@@ -248,12 +249,14 @@ class Checkpointer:
         self._base_next = False
         return index.read_header(self.directory, file)
 
-    def _write_delta(self, contents: Contents, header: dict[str, Any], blob: bytes) -> Stored:
+    def _write_delta(
+        self, contents: Contents, header: dict[str, Any], delta: list[bytes]
+    ) -> Stored:
         file = header["name"] + index.DELTA
         self._displace(contents, file)
         header |= {"kind": "delta", "parent": self._chain[-1].leads_to}
         with self.directory.write_once(file) as opened:
-            record.write(opened, header, blob)
+            record.write(opened, header, delta)
         return index.read_header(self.directory, file)
 
     def _shorten(self, encoder: DeltaEncoder, fewest: int | None = None) -> None:

@@ -51,8 +51,8 @@ class Shortcuts:
         if not self._pays(chain, fewest):
             return chain
         self.due = False
-        blob = encoder.whole()
-        self._size = len(blob)
+        delta = encoder.whole()
+        self._size = sum(map(len, delta))
         if not self._pays(chain, fewest):
             return chain
         base, last = chain[0], chain[-1]
@@ -61,7 +61,7 @@ class Shortcuts:
         # there is no need of it: what cannot be written now fails at the next save
         with suppress(StoreError):
             with directory.write_once(file) as opened:
-                record.write(opened, header, blob)
+                record.write(opened, header, delta)
             return [base, index.read_header(directory, file)]
         return chain
 

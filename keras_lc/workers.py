@@ -24,7 +24,7 @@ _SPARE = 2  # items under way for each thread, so that their scratch memory is b
 # glibc gives a thread's freed memory back to the system from twice the largest block on that was
 # ever freed, if that is at most 32 MiB, and having pages made anew takes longer than the work on
 # them. So one is freed; its pages are never made.
-np.empty((32 << 20) - 4096, np.uint8)
+np.empty((32 << 20) - 8192, np.uint8)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _wanted: ContextVar[int | None] = ContextVar("threads", default=None)

@@ -247,7 +247,7 @@ def payload_of(file: BinaryIO, frame: record.Frame) -> bytes:
 def as_record(header: Mapping[str, Any], payload: bytes) -> bytes:
     """A whole record."""
     file = io.BytesIO()
-    record.write(file, dict(header), payload)
+    record.write(file, dict(header), [payload])
     return file.getvalue()
 
 

@@ -55,8 +55,8 @@ class Table:
     entries: list[Entry]
 
 
-def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> bytes:
-    """The bytes of a delta; each pool is given in parts."""
+def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> list[bytes]:
+    """A delta in pieces, to be joined; each pool is given in parts."""
     document = {
         "seq": table.sequence,
         "table": table.fingerprint,
@@ -74,7 +74,7 @@ def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> bytes:
     check = 0
     for piece in pieces:
         check = zlib.crc32(piece, check)
-    return b"".join([*pieces, _TAIL.pack(check)])
+    return [*pieces, _TAIL.pack(check)]
 
 
 def unpack(blob: bytes | memoryview, tensors: int) -> tuple[Table, dict[str, memoryview]]:

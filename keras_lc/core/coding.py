@@ -145,8 +145,8 @@ def pack(
     sequence: int,
     fingerprint: int,
     references: list[int] | None,
-) -> bytes:
-    """The bytes of a delta whose tensors come one by one; the rest as in `blob.Table`."""
+) -> list[bytes]:
+    """A delta in pieces, whose tensors come one by one; the rest as in `blob.Table`."""
     entries: list[blobs.Entry] = []
     writers: dict[str, SymbolWriter] = {}
     pools: dict[str, list[bytes]] = {}

@@ -118,9 +118,9 @@ class DeltaEncoder:
         on a sample of about 4,000 values of each."""
         return self._tensors.error()
 
-    def whole(self) -> bytes:
-        """One delta that leads from the base straight to `reconstruction`: larger than one of
-        `encode`, and than few of them, but the others are not needed."""
+    def whole(self) -> list[bytes]:
+        """One delta, in pieces, that leads from the base straight to `reconstruction`: larger than
+        one of `encode`, and than few of them, but the others are not needed."""
         return whole(self._chain)
 
     def encode(
@@ -143,6 +143,15 @@ class DeltaEncoder:
             MismatchError: tensors are missing, surplus, or of another shape or dtype; or an
                 earlier call failed half-way, so that a new encoder is needed.
         """
+        return b"".join(self.pieces(state, codec, steps))
+
+    def pieces(
+        self,
+        state: Mapping[str, np.ndarray],
+        codec: CodecLike | None = None,
+        steps: int | None = None,
+    ) -> list[bytes]:
+        """What `encode` joins, and what need not be in memory twice to be written."""
         chain = self._chain
         with threads.start() as workers:
             coded = self.code(workers, state, codec, steps)

@@ -52,15 +52,18 @@ def merge(decoder: DeltaDecoder, deltas: Iterable[bytes]) -> bytes:
     if chain.sequence == sequence:
         raise MismatchError("there are no deltas to merge.")
     announce = sequence == 0 or chain.references != references
-    return _delta(chain, sequence + 1, announce, lambda i: _since(chain, i, before[i]))
+    return b"".join(_delta(chain, sequence + 1, announce, lambda i: _since(chain, i, before[i])))
 
 
-def whole(chain: Chain) -> bytes:
-    """One delta that leads from the base to the state of a chain, which has had deltas."""
+def whole(chain: Chain) -> list[bytes]:
+    """One delta, in pieces, that leads from the base to the state of a chain, which has had
+    deltas."""
     return _delta(chain, 1, True, lambda i: _from_base(chain, i))
 
 
-def _delta(chain: Chain, first: int, announce: bool, coding: Callable[[int], Coding]) -> bytes:
+def _delta(
+    chain: Chain, first: int, announce: bool, coding: Callable[[int], Coding]
+) -> list[bytes]:
     with threads.start() as workers:
         codings = (coding(i) for level in chain.levels() for i in level)
         return pack(

@@ -59,7 +59,7 @@ def compress(delta: Arrays, codec: CodecLike = "lossless") -> bytes:
     rows = [[name, dtype_name(array.dtype), list(array.shape)] for name, array in arrays.items()]
     text = json.dumps([single, rows], separators=(",", ":")).encode()
     head = zlib.compress(text, 9)
-    return _HEAD.pack(len(head)) + head + encoder.encode(arrays)
+    return b"".join([_HEAD.pack(len(head)), head, *encoder.pieces(arrays)])
 
 
 def _plain(dtype: np.dtype[Any]) -> bool:

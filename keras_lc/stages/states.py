@@ -80,7 +80,7 @@ def _merged(
     serial = open_directory(directory).next_serial
     header = {"name": name, "parent": parent.digest, "serial": serial}
     with directory.write_once(name + index.DELTA) as file:
-        record.write(file, route[-1].header | header, blob)
+        record.write(file, route[-1].header | header, [blob])
     return index.read_header(directory, name + index.DELTA)
 
 

@@ -6,7 +6,7 @@ alone hashes more slowly than a disk reads, and a part of a record can be compar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 BLOCK = 1 << 23
@@ -18,22 +18,40 @@ def count(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def cut(data: memoryview) -> Iterator[memoryview]:
-    """The blocks of bytes that begin with one."""
-    return (data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+Bytes = bytes | memoryview
 
 
-def each(blocks: Iterable[bytes | memoryview]) -> bytes:
-    """The digests of these blocks, joined; they are taken one by one, as there are threads."""
+def cut(pieces: Iterable[Bytes]) -> Iterator[list[Bytes]]:
+    """The blocks, in pieces, of bytes that are given in pieces."""
+    block: list[Bytes] = []
+    room = BLOCK
+    for given in pieces:
+        piece = memoryview(given)
+        while len(piece) >= room:
+            yield [*block, piece[:room]]
+            block, piece, room = [], piece[room:], BLOCK
+        block.append(piece)
+        room -= len(piece)
+    if room < BLOCK:
+        yield block
+
+
+def each(blocks: Iterable[Sequence[Bytes]]) -> bytes:
+    """The digests of these blocks, joined, each of which is given in pieces; they are taken one by
+    one, as there are threads."""
     from keras_lc import workers  # brings numpy, without which a listing is quicker
 
     with workers.start() as threads:
-        return b"".join(workers.ordered(threads, of, blocks))
+        return b"".join(workers.ordered(threads, _of, blocks))
 
 
-def of(*parts: bytes | memoryview) -> bytes:
-    """The digest of these bytes, one part after another: a block, or the digests of all blocks."""
+def over(digests: bytes) -> bytes:
+    """The digest of a record, made of those of its blocks."""
+    return _of([digests])
+
+
+def _of(pieces: Sequence[Bytes]) -> bytes:
     found = sha256()
-    for part in parts:
-        found.update(part)
+    for piece in pieces:
+        found.update(piece)
     return found.digest()

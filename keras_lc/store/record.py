@@ -25,7 +25,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -73,12 +73,11 @@ def head(header: dict[str, Any], payload: int, align: bool = False) -> bytes:
     return MAGIC + lengths + _CHECK.pack(zlib.crc32(lengths + text)) + text
 
 
-def write(file: BinaryIO, header: dict[str, Any], payload: bytes) -> None:
-    """Write a whole record."""
-    first, view = head(header, len(payload)), memoryview(payload)
-    edge = digest.BLOCK - len(first)
-    digests = digest.of(first, view[:edge]) + digest.each(digest.cut(view[edge:]))
-    file.writelines([first, payload, digests, digest.of(digests)])
+def write(file: BinaryIO, header: dict[str, Any], payload: Sequence[bytes]) -> None:
+    """Write a whole record, whose payload is given in pieces."""
+    pieces = [head(header, sum(map(len, payload))), *payload]
+    digests = digest.each(digest.cut(pieces))
+    file.writelines([*pieces, digests, digest.over(digests)])
 
 
 def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
@@ -91,7 +90,7 @@ def seal(file: BinaryIO, header: dict[str, Any], start: int) -> str:
     file.write(first)
     file.seek(0)
     digests = digest.each(_blocks(file, size))
-    whole = digest.of(digests)
+    whole = digest.over(digests)
     file.seek(size)
     file.write(digests + whole)
     return whole.hex()
@@ -205,7 +204,7 @@ class Checked:
         for part in parts or [slice(0, len(self.data))]:
             blocks.update(range(part.start // digest.BLOCK, digest.count(part.stop)))
         due = sorted(self._due & blocks)
-        found = digest.each(map(self._read, due)) if due else b""
+        found = digest.each([self._read(number)] for number in due) if due else b""
         if found != b"".join(_part(self._digests, number) for number in due):
             raise DamagedError(_ALTERED)
         self._due.difference_update(due)
@@ -237,7 +236,7 @@ def _digests(file: BinaryIO, begin: int, frame: Frame) -> bytes:
     """Those of the blocks, compared with that of the record."""
     file.seek(begin + frame.size)
     digests = file.read(digest.SIZE * digest.count(frame.size))
-    if digest.of(digests).hex() != frame.digest:
+    if digest.over(digests).hex() != frame.digest:
         raise DamagedError(_ALTERED)
     return digests
 
@@ -246,13 +245,13 @@ def _part(digests: bytes, number: int) -> bytes:
     return digests[number * digest.SIZE : (number + 1) * digest.SIZE]
 
 
-def _blocks(file: BinaryIO, left: int) -> Iterator[bytes]:
-    """The next bytes of a file."""
+def _blocks(file: BinaryIO, left: int) -> Iterator[list[bytes]]:
+    """The next bytes of a file, as blocks of one piece."""
     while left:
         block = file.read(min(digest.BLOCK, left))
         if not block:
             raise DamagedError("the file is truncated.")
-        yield block
+        yield [block]
         left -= len(block)
 
 

@@ -37,7 +37,7 @@ def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, annou
     references = [-1] * len(entries) if announced else None
     table = Table(sequence, sequence + merged, fingerprint, references, entries)
     found, rest = blobs.unpack(
-        blobs.pack(table, {name: [data[:1], data[1:]] for name, data in pools.items()}),
+        b"".join(blobs.pack(table, {name: [data[:1], data[1:]] for name, data in pools.items()})),
         len(entries),
     )
     assert (found.first, found.sequence) == (sequence, sequence + merged)
@@ -49,7 +49,7 @@ def test_what_is_packed_is_unpacked(entries, pools, sequence, fingerprint, annou
 
 def test_the_layout_is_the_documented_one():
     table = Table(3, 3, 7, [-1, 0], [Entry("same", []), Entry("lattice", [-9, 0.5])])
-    blob = blobs.pack(table, {"lattice": [b"ab", b"c"]})
+    blob = b"".join(blobs.pack(table, {"lattice": [b"ab", b"c"]}))
     version, length = struct.unpack_from("<BI", blob)
     assert version == 1
     assert json.loads(zlib.decompress(blob[5 : 5 + length])) == {
@@ -75,14 +75,14 @@ def test_a_malformed_head_is_damage(blob):
 
 
 def test_another_number_of_tensors_is_damage():
-    blob = blobs.pack(Table(1, 1, 0, None, [Entry("same", [])]), {})
+    blob = b"".join(blobs.pack(Table(1, 1, 0, None, [Entry("same", [])]), {}))
     with pytest.raises(DamagedError, match="1 tensors"):
         blobs.unpack(blob, 2)
 
 
 def test_a_table_of_many_tensors_and_long_parameters_is_read_back():
     entries = [Entry("buckets", [-1.2345678901234567e-300] * 255)] * 50
-    blob = blobs.pack(Table(1, 1, 0, None, entries), {})
+    blob = b"".join(blobs.pack(Table(1, 1, 0, None, entries), {}))
     assert blobs.unpack(blob, 50)[0].entries == entries
 
 

@@ -6,6 +6,7 @@ import struct
 import zlib
 from contextlib import nullcontext
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -113,6 +114,21 @@ def test_a_sealed_file_is_a_record(path: Path, payload: bytes, length: int) -> N
     assert frame is not None
     assert (frame.header, frame.digest, frame.start) == (header, digest, start)
     assert payload_of(io.BytesIO(data), frame) == payload
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=6), st.integers(1, 99))
+@settings(deadline=None, max_examples=100)
+def test_how_a_payload_is_cut_into_pieces_does_not_matter(
+    payload: bytes, cuts: list[int], block: int
+) -> None:
+    pieces = [payload[a:b] for a, b in pairwise([0, *sorted(cuts), 300])]
+    file = io.BytesIO()
+    with mock.patch.object(digest, "BLOCK", block):
+        record.write(file, {"a": 1}, pieces)
+        assert file.getvalue() == as_record({"a": 1}, payload)
+    body = record.head({"a": 1}, len(payload)) + payload
+    hashes = [sha256(body[i : i + block]).digest() for i in range(0, len(body), block)]
+    assert file.getvalue() == body + b"".join([*hashes, sha256(b"".join(hashes)).digest()])
 
 
 def test_every_flipped_byte_and_every_truncation_of_a_record_is_noticed(path: Path) -> None:

@@ -120,7 +120,7 @@ def main():
                 arrays[f"{preset} {number}"] = np.frombuffer(blob, np.uint8)
                 digests[f"{named} {preset} {number}"] = digest(encoder.reconstruction)
             if preset in WHOLE:
-                arrays[f"{preset} whole"] = np.frombuffer(encoder.whole(), np.uint8)
+                arrays[f"{preset} whole"] = np.frombuffer(b"".join(encoder.whole()), np.uint8)
         data = compress(later[-1], "balanced")
         arrays["compressed"] = np.frombuffer(data, np.uint8)
         digests[f"{named} compressed"] = digest(decompress(data))
