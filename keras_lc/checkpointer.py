@@ -227,7 +227,8 @@ class Checkpointer:
             if codec is not None:  # it may take the tensors out of the chain's own codec
                 self._shorten(encoder, fewest=2)
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
-            delta = encoder.pieces(snapshot.arrays, codec, steps or None)
+            given = () if codec is None else snapshot.give()
+            delta = encoder.pieces(snapshot.arrays, codec, steps or None, given)
             header["codec"] = str(Rules(self._codec if codec is None else codec))
             header["error"] = float(f"{encoder.error():.3g}")
             stored = self._write_delta(contents, header, delta)

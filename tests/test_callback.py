@@ -87,6 +87,20 @@ def test_the_last_epoch_is_bit_for_bit_whatever_the_codec(tmp_path):
     assert not equal(state(other), state(model))
 
 
+@pytest.mark.parametrize("codec", ["lossless", "fast"])
+def test_another_fit_goes_on_from_the_last_checkpoint(tmp_path, codec):
+    states, model = States(), dense()
+    callback = LCModelCheckpoint(tmp_path / "cp-{epoch}", codec=codec)
+    for begin in (0, 2, 4):
+        fit(model, [states, callback], begin + 2, initial_epoch=begin)
+    assert kinds(tmp_path) == ["base", *["delta"] * 5]
+    for epoch, expected in enumerate(states.seen, 1):
+        if codec == "lossless" or epoch % 2 == 0:
+            other = dense()
+            restore(tmp_path / f"cp-{epoch}", other)
+            assert equal(state(other), expected)
+
+
 def test_an_early_stop_is_a_last_epoch(tmp_path):
     stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=1)
     model = dense()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class Snapshot:
             name or to an array); None until the snapshot is described.
         about: JSON on the state, stored in a base: configuration, labels of the tensors.
         ready: returns when the arrays hold what they should, where a device still copies.
+        give: has the next snapshot use other buffers; the names of those arrays that then nobody
+            changes any more.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -33,6 +35,7 @@ class Snapshot:
     layout: dict[str, str | np.ndarray] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     ready: Callable[[], None] = lambda: None
+    give: Callable[[], Collection[str]] = tuple
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ labels for messages.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,12 @@ class KerasCapture:
             (tensor.variable for tensor in tensors), [self._buffers.get(name) for name in names]
         )
         self._buffers = dict(zip(names, copies, strict=True))
-        return Snapshot(dict(self._buffers), [tensor.spec for tensor in tensors], self.step)
+        specs = [tensor.spec for tensor in tensors]
+        return Snapshot(dict(self._buffers), specs, self.step, give=self._give)
+
+    def _give(self) -> Collection[str]:
+        given, self._buffers = self._buffers, {}
+        return given.keys()
 
     def described(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides: how Keras lays the arrays

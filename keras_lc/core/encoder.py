@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -150,11 +150,18 @@ class DeltaEncoder:
         state: Mapping[str, np.ndarray],
         codec: CodecLike | None = None,
         steps: int | None = None,
+        given: Collection[str] = (),
     ) -> list[bytes]:
-        """What `encode` joins, and what need not be in memory twice to be written."""
+        """What `encode` joins, and what need not be in memory twice to be written.
+
+        Args:
+            state, codec, steps: as for `encode`.
+            given: names of arrays that nobody will change any more: of these, those that are
+                stored bit for bit are kept instead of copied.
+        """
         chain = self._chain
         with threads.start() as workers:
-            coded = self.code(workers, state, codec, steps)
+            coded = self.code(workers, state, codec, steps, given)
             first = chain.sequence + 1
             references = chain.references if self._announce else None
             delta = pack(workers, coded, first, first, chain.table.fingerprint, references)
@@ -167,8 +174,10 @@ class DeltaEncoder:
         state: Mapping[str, np.ndarray],
         codec: CodecLike | None,
         steps: int | None,
+        given: Collection[str] = (),
     ) -> Iterator[Coded]:
-        """Move the reconstruction on to `state`, by several threads: what each tensor became."""
+        """Move the reconstruction on to `state`, by several threads: what each tensor became.
+        Arguments as of `pieces`."""
         chain = self._chain
         if self._broken:
             raise MismatchError("an earlier delta failed half-way; start a new encoder.")
@@ -177,7 +186,7 @@ class DeltaEncoder:
         codecs = [rules.of(name) for name in chain.table.names]
         flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
         self._broken = True  # until all of it has gone well
-        self._tensors.begin(flat, codecs, steps)
+        self._tensors.begin(flat, codecs, steps, {chain.table.index[name] for name in given})
         chain.sequence += 1
         for level in self._levels:
             codings = threads.ordered(workers, self._tensors.plan, level)

@@ -220,6 +220,17 @@ class Chain:
         state = self.tensors[i][j]
         return state if isinstance(state, second.LogLevel) else state.value()
 
+    def keep(self, i: int, array: np.ndarray) -> Change:
+        """As `change`, where a delta stores tensor `i` bit for bit: its values are those of a flat
+        array, which is not copied."""
+
+        def change(j: int, symbols: np.ndarray | None) -> None:
+            self.tensors[i][j] = exact.Exact(array[self.table.tiles[i][j]])
+
+        self.untouched[i] = None
+        self.anchored[i] = False
+        return change
+
     def change(self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray]) -> Change:
         """How a delta changes tensor `i`: a function that moves tile `j` on by its symbols.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -31,15 +31,20 @@ class Tensors:
         self._live = Live(chain)
         self._balance = Balance(self._live, specs, references)
         self._codecs: Sequence[Codec] = ()
+        self._given: Container[int] = ()
         self._tables: dict[Codec, dict[int, float]] = {}  # buckets that tensors share
 
     def begin(
-        self, state: Sequence[np.ndarray], codecs: Sequence[Codec], steps: int | None
+        self,
+        state: Sequence[np.ndarray],
+        codecs: Sequence[Codec],
+        steps: int | None,
+        given: Container[int],
     ) -> None:
-        """Begin a delta: its state (flat arrays), the codec of each tensor, and the steps of
-        the optimizer since the state before."""
+        """Begin a delta: its state (flat arrays), the codec of each tensor, the steps of the
+        optimizer since the state before, and which of the arrays may be kept."""
         self._live.begin(state, steps)
-        self._codecs = codecs
+        self._codecs, self._given = codecs, given
         with np.errstate(over="ignore", invalid="ignore"):
             self._tables = self._shared()
 
@@ -66,7 +71,10 @@ class Tensors:
             coding = lossy or self._exact(i)
         self._live.look(i)
         if coding.entry.kind != "same":
-            coding.change = self._chain.change(i, coding.entry, coding.shared)
+            if lossy is None and i in self._given:
+                coding.change = self._chain.keep(i, self._live.state[i])
+            else:
+                coding.change = self._chain.change(i, coding.entry, coding.shared)
         return coding
 
     def note(self, i: int, kind: str) -> None:

@@ -134,7 +134,8 @@ class LCStorageWriter(StorageWriter):  # type: ignore[misc]
         arrays, ready = self._buffers.copy(tensors)
         digits = re.findall(r"\d+", self._name)
         step = int(digits[-1]) if digits else 0
-        snapshot = Snapshot(arrays, specs_of(arrays), step, ready=ready)
+        give = self._buffers.give
+        snapshot = Snapshot(arrays, specs_of(arrays), step, ready=ready, give=give)
         if self._checkpointer.base_due(self._name, snapshot):
             snapshot = replace(snapshot, layout={}, about={"framework": "torch.distributed"})
         self._checkpointer.save(snapshot, self._name, epoch=0)

@@ -130,6 +130,19 @@ def test_buffers_are_kept():
     assert not np.array_equal(before["weights/0"], second["weights/0"])
 
 
+def test_what_is_given_away_is_not_overwritten():
+    model = dense()
+    capture = KerasCapture(model)
+    first = capture.snapshot()
+    assert set(first.give()) == set(first.arrays)
+    before = {name: array.copy() for name, array in first.arrays.items()}
+    fit(model, epochs=1)
+    second = capture.snapshot().arrays
+    for name, array in first.arrays.items():
+        assert np.array_equal(array, before[name])
+        assert not np.shares_memory(array, second[name])
+
+
 def test_an_optimizer_that_is_not_built_yet_is_built():
     model = dense()
     fit(model, epochs=1)

@@ -25,6 +25,27 @@ def test_both_ends_agree_without_specs(codec):
         ends.send(state)
 
 
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_arrays_that_are_given_are_kept_where_they_are_bit_for_bit(codec):
+    base, *states = training(9)
+    copying, keeping = (DeltaEncoder(base, codec, SPECS) for _ in range(2))
+    ends = Ends(base, codec, SPECS)
+    for i, state in enumerate(states):
+        own = None if i % 3 else "lossless"
+        given = {name: array.copy() for name, array in state.items() if name != "m/kernel"}
+        before = copying.reconstruction
+        changed = {name for name in given if bits(state[name]) != bits(before[name])}
+        blob = b"".join(keeping.pieces({**state, **given}, own, given=given))
+        assert blob == copying.encode(state, own) == ends.encoder.encode(state, own)
+        ends.decoder.decode(blob)
+        found = keeping.reconstruction
+        for name, array in ends.decoder.reconstruction.items():
+            assert bits(found[name]) == bits(array)
+        kept = {name for name in given if np.shares_memory(found[name], given[name])}
+        assert not own or kept == changed
+    assert b"".join(keeping.whole()) == b"".join(copying.whole())
+
+
 @pytest.mark.parametrize("rate", [1e-7, 1e-2, 1.0])
 def test_both_ends_agree_at_other_rates(rate):
     base, *states = training(40, seed=1, rate=rate)

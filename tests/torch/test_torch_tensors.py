@@ -97,6 +97,18 @@ def test_buffers_are_kept_and_the_state_is_copied():
     assert third["small"].shape == (4,)
 
 
+def test_what_is_given_away_is_not_overwritten():
+    buffers = Buffers()
+    tensors = {"small": torch.ones(3), "large": torch.ones(100_000)}
+    first, _ = buffers.copy(tensors)
+    assert set(buffers.give()) == set(tensors)
+    for tensor in tensors.values():
+        tensor.add_(1)
+    second, _ = buffers.copy(tensors)
+    assert all(array.max() == 1 for array in first.values())
+    assert all(array.min() == 2 for array in second.values())
+
+
 def test_tensors_that_no_array_can_hold_are_named(tmp_path):
     model = nn.Linear(1, 1)
     model.register_buffer("odd", torch.ones(3, 3).to_sparse())

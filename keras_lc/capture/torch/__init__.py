@@ -79,7 +79,8 @@ class TorchCapture:
         state = _State(training, extra)
         arrays, ready = self._buffers.copy(state.tensors)
         arrays |= state.arrays
-        return Snapshot(arrays, self._filtered(state.specs), step, ready=ready)
+        specs, give = self._filtered(state.specs), self._buffers.give
+        return Snapshot(arrays, specs, step, ready=ready, give=give)
 
     def described(self, training: Training, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,12 @@ class Buffers:
                 event.synchronize()
 
         return arrays | self._arrays, complete
+
+    def give(self) -> Collection[str]:
+        """Have the next copies made elsewhere; the names of the last ones that nobody changes any
+        more. Pinned memory is kept: there is little of it."""
+        given, self._arrays = self._arrays, {}
+        return given.keys()
 
     def _pin(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         host = self._pinned.get(name)
