@@ -88,7 +88,7 @@ def _follow(directory: Directory, route: list[Stored], whole: bool) -> Decoded:
                 if decoded is None:
                     decoded = _base(directory, stored, blobs[0] if blobs and not whole else None)
                     continue
-                decoded.decoder.decode(blobs.popleft().result())
+                decoded.decoder.decode(blobs.popleft().result(), checked=True)
             blobs.extend(map(fetch, islice(later, 1)))
     assert decoded is not None
     return decoded

@@ -77,11 +77,19 @@ def pack(table: Table, pools: Mapping[str, Sequence[bytes]]) -> list[bytes]:
     return [*pieces, _TAIL.pack(check)]
 
 
-def unpack(blob: bytes | memoryview, tensors: int) -> tuple[Table, dict[str, memoryview]]:
-    """Head and pools of a delta over a base of `tensors` tensors, its checksum compared."""
-    check = memoryview(blob)[-_TAIL.size :]
-    if zlib.crc32(memoryview(blob)[: -_TAIL.size]).to_bytes(_TAIL.size, "little") != check:
+def check(blob: bytes | memoryview) -> None:
+    """Compare the checksum of a delta.
+
+    Raises:
+        DamagedError: it does not match.
+    """
+    view = memoryview(blob)
+    if zlib.crc32(view[: -_TAIL.size]).to_bytes(_TAIL.size, "little") != view[-_TAIL.size :]:
         raise DamagedError("a delta does not match its checksum.")
+
+
+def unpack(blob: bytes | memoryview, tensors: int) -> tuple[Table, dict[str, memoryview]]:
+    """Head and pools of a delta over a base of `tensors` tensors."""
     table, lengths, rest = head(blob, tensors)
     pools = {}
     for name, size in lengths.items():

@@ -231,13 +231,16 @@ class Chain:
         self.anchored[i] = False
         return change
 
-    def change(self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray]) -> Change:
+    def change(
+        self, i: int, entry: blobs.Entry, shared: Sequence[np.ndarray], own: bool = False
+    ) -> Change:
         """How a delta changes tensor `i`: a function that moves tile `j` on by its symbols.
 
         Args:
             i: number of the tensor.
             entry: what the delta says of it.
             shared: the symbols that are not of single tiles.
+            own: whether those of tiles may be overwritten.
         """
         tensor, tiles = self.tensors[i], self.table.tiles[i]
         dtype, matrix = self.table.dtypes[i], view(self.table.shapes[i])
@@ -249,17 +252,17 @@ class Chain:
             case "plain":
 
                 def move(j: int, symbols: np.ndarray) -> State:
-                    return exact.decode(symbols, dtype, None)
+                    return exact.decode(symbols, dtype, None, own)
 
             case "difference":
 
                 def move(j: int, symbols: np.ndarray) -> State:
-                    return exact.decode(symbols, dtype, tensor[j].value())
+                    return exact.decode(symbols, dtype, tensor[j].value(), own)
 
             case "update":
 
                 def move(j: int, symbols: np.ndarray) -> State:
-                    return exact.decode(symbols, dtype, self.foreseen(i, j, entry.params))
+                    return exact.decode(symbols, dtype, self.foreseen(i, j, entry.params), own)
 
             case "lattice":
                 step = lattice.Step.read(entry.params, matrix)

@@ -61,9 +61,10 @@ def _image(array: np.ndarray) -> np.ndarray:
 def _from_image(image: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """The reverse of `_image`; the image is overwritten."""
     if is_float(dtype):
-        turned = ~_negative(image)
-        turned |= _top(image)
-        image ^= turned
+        below = _negative(image)  # all but the top bit of what was not negative
+        below >>= 1
+        image ^= below
+        np.invert(image, out=image)
     return image.view(dtype)
 
 
@@ -103,9 +104,14 @@ def difference(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return _signed(_image(array) - _image(reference))
 
 
-def decode(symbols: np.ndarray, dtype: np.dtype[Any], reference: np.ndarray | None) -> Exact:
-    """The array whose symbols, as difference to `reference` where there is one, are given."""
-    image = symbols.astype(_UNSIGNED[width(dtype)])
+def decode(
+    symbols: np.ndarray, dtype: np.dtype[Any], reference: np.ndarray | None, own: bool = False
+) -> Exact:
+    """The array whose symbols, as difference to `reference` where there is one, are given; what is
+    `own` may become the array."""
+    unsigned = np.dtype(_UNSIGNED[width(dtype)])
+    own &= symbols.itemsize == unsigned.itemsize
+    image = symbols.view(unsigned) if own else symbols.astype(unsigned)
     if reference is not None:
         image += _image(reference)
     return Exact(_from_image(image, dtype))
