@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from keras_lc import workers
+from keras_lc.core import pages
 
 
 def filled(
@@ -28,6 +29,6 @@ def filled(
 def fill(view: np.ndarray, buffer: np.ndarray | None) -> np.ndarray:
     """One copy, in the buffer if it fits."""
     if buffer is None or buffer.shape != view.shape or buffer.dtype != view.dtype:
-        buffer = np.empty(view.shape, view.dtype)
+        buffer = pages.empty(view.shape, view.dtype)
     np.copyto(buffer, view)
     return buffer

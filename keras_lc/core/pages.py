@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 from contextlib import suppress
+from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +20,21 @@ _PRIVATE = (
 )
 
 
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array of any values, in pages of its own if it is large."""
+    nbytes = dtype.itemsize * prod(shape)
+    if nbytes < _LARGE:
+        return np.empty(shape, dtype)
+    pages = mmap.mmap(-1, nbytes, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system without
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.ndarray(shape, dtype, pages)
+
+
 def copied(array: np.ndarray) -> np.ndarray:
     """A copy, in pages of its own if it is large."""
-    if array.nbytes < _LARGE:
-        return np.array(array, order="C")
-    out: np.ndarray = np.ndarray(array.shape, array.dtype, mmap.mmap(-1, array.nbytes, **_PRIVATE))
+    out = empty(array.shape, array.dtype)
     np.copyto(out, array)
     return out
 

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from keras_lc.capture.copies import fill
 from keras_lc.core import pages
 from tests.core.chains import bits
 
@@ -23,7 +24,8 @@ def test_a_copy_is_one_and_shares_nothing(shape, dtype):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_the_system_has_large_copies_back_at_once():
+@pytest.mark.parametrize("copy", [pages.copied, lambda array: fill(array, None)])
+def test_the_system_has_large_copies_back_at_once(copy):
     def resident():
         pages_in_use = Path("/proc/self/statm").read_text().split()[1]
         return int(pages_in_use) * os.sysconf("SC_PAGE_SIZE")
@@ -33,7 +35,7 @@ def test_the_system_has_large_copies_back_at_once():
     before = resident()
     copies, others = [], []
     for _ in range(8):  # in turn, so that in a heap there would be holes
-        copies.append(pages.copied(array))
+        copies.append(copy(array))
         others.append(np.ones(20_000))
     assert resident() - before > 7 * array.nbytes
     copies.clear()
