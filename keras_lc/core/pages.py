@@ -25,7 +25,10 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     nbytes = dtype.itemsize * prod(shape)
     if nbytes < _LARGE:
         return np.empty(shape, dtype)
-    pages = mmap.mmap(-1, nbytes, **_PRIVATE)
+    try:
+        pages = mmap.mmap(-1, nbytes, **_PRIVATE)
+    except OSError:  # a process may have only so many pieces of memory
+        return np.empty(shape, dtype)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a system without
             pages.madvise(mmap.MADV_HUGEPAGE)

@@ -23,6 +23,15 @@ def test_a_copy_is_one_and_shares_nothing(shape, dtype):
     assert not np.shares_memory(copy, array)
 
 
+def test_an_array_is_made_where_the_system_gives_no_more_pages(monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(pages.mmap, "mmap", refuse)
+    array = np.arange(100_000.0)
+    assert np.array_equal(pages.copied(array), array)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("copy", [pages.copied, lambda array: fill(array, None)])
 def test_the_system_has_large_copies_back_at_once(copy):

@@ -110,7 +110,7 @@ def decode(
     """The array whose symbols, as difference to `reference` where there is one, are given; what is
     `own` may become the array."""
     unsigned = np.dtype(_UNSIGNED[width(dtype)])
-    own &= symbols.itemsize == unsigned.itemsize
+    own &= symbols.itemsize == unsigned.itemsize and symbols.dtype.isnative
     image = symbols.view(unsigned) if own else symbols.astype(unsigned)
     if reference is not None:
         image += _image(reference)
