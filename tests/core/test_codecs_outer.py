@@ -253,6 +253,27 @@ def test_leading_components_are_told_from_many_that_are_hardly_smaller(real, fal
     assert error <= allowed
 
 
+@given(st.integers(1, 120), st.floats(0.3, 1), st.floats(1e-12, 1e12), st.integers(0, 2**32 - 1))
+@examples(40)
+def test_a_gram_matrix_is_turned_until_it_is_nearly_diagonal(size, fall, scale, seed):
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values = scale * np.maximum(fall ** np.arange(size), 1e-9)
+    squares, turn = outer._turned(basis * values @ basis.T)
+    assert (np.diff(squares) <= 0).all()
+    strong = values > 1e-4 * scale  # smaller ones are hardly there
+    found = turn[:, : strong.sum()]
+    np.testing.assert_allclose(found.T @ found, np.eye(found.shape[1]), atol=1e-6)
+    np.testing.assert_allclose(squares[: strong.sum()], values[strong], rtol=0.3)
+    np.testing.assert_allclose(squares.sum(), values.sum(), rtol=1e-6)
+
+
+def test_nothing_is_turned_where_there_is_nothing():
+    squares, turn = outer._turned(np.zeros((5, 5)))
+    assert not squares.any()
+    assert np.isfinite(turn).all()
+
+
 def test_components_are_in_order_of_their_size():
     rng = np.random.default_rng(2)
     target = low_rank(rng, 90, 80, 30, 0.6).reshape(-1)

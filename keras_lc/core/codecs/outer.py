@@ -30,6 +30,8 @@ from keras_lc.errors import DamagedError
 WORTH = 2.0  # energy of a component for each of its numbers, in units of the error of one
 CLASSES = 8  # vectors of similar size share a pool of symbols
 _ITERATIONS = 2
+_TURNS, _STILL = 20, 0.05  # of a gram matrix: at most, and the change that ends them
+_BLOCK = 24  # up to 25 rows LAPACK does without a BLAS's threads
 _FIRST_RANK = 24
 _ALWAYS = 256  # this many components are looked for if they are there
 _SHIFTS = 40  # components smaller by more than 2**_SHIFTS are never worth it
@@ -197,9 +199,33 @@ def _leading(target: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(_ITERATIONS):
         basis = _orthonormal(product(target, product(target.T, basis)))
     inner = product(basis.T, target)
-    squares, turn = np.linalg.eigh(product(inner, inner.T).astype(np.float64))
-    sizes = np.sqrt(np.maximum(squares[::-1], 0))
-    return product(basis, turn[:, ::-1].astype(target.dtype)), sizes
+    squares, turn = _turned(product(inner, inner.T).astype(np.float64))
+    return product(basis, turn.astype(target.dtype)), np.sqrt(np.maximum(squares, 0))
+
+
+def _turned(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of a positive matrix, largest first, and eigenvectors, by simultaneous
+    iteration; then neighbours are told from each other in blocks.
+
+    For a whole matrix LAPACK has a BLAS's threads run, each of which then waits busily for .1 s,
+    on a processor that others have use for.
+    """
+    pushed, squares = gram, np.diag(gram)
+    for _ in range(_TURNS):
+        turn, before = _orthonormal(pushed[:, np.argsort(-squares)]), np.sort(squares)[::-1]
+        pushed = product(gram, turn)
+        squares = np.einsum("ij,ij->j", turn, pushed)
+        if np.all(np.abs(squares - before) <= _STILL * (squares + squares[0] * _STILL)):
+            break
+    for start in (0, _BLOCK // 2):
+        for block in (slice(i, i + _BLOCK) for i in range(start, len(gram), _BLOCK)):
+            _, inner = np.linalg.eigh(turn[:, block].T @ pushed[:, block])
+            turn[:, block], pushed[:, block] = (
+                side[:, block] @ inner[:, ::-1] for side in (turn, pushed)
+            )
+    squares = np.einsum("ij,ij->j", turn, pushed)
+    order = np.argsort(-squares)
+    return squares[order], turn[:, order]
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
