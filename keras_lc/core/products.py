@@ -46,7 +46,8 @@ def root_inverse(matrix: np.ndarray) -> np.ndarray:
     """The inverse of the lower triangular Cholesky factor of a positive definite matrix."""
     size = len(matrix)
     if size <= _SMALL:
-        return np.asarray(np.linalg.inv(np.linalg.cholesky(matrix)))
+        # where rows were exchanged, rounding leaves something above the diagonal
+        return np.tril(np.linalg.inv(np.linalg.cholesky(matrix)))
     half = size // 2
     out = np.zeros_like(matrix)
     first = out[:half, :half] = root_inverse(matrix[:half, :half])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keras_lc.core.products import dot, product, root_inverse
@@ -41,6 +41,8 @@ def test_dots_of_integers_are_exact(size, seed):
 
 
 @given(st.integers(1, 150), st.integers(0, 2**32 - 1))
+@example(2, 3666)
+@examples(100)
 def test_the_inverse_root_makes_a_matrix_that_of_identity(size, seed):
     values = np.random.default_rng(seed).standard_normal((size, 2 * size + 5))
     matrix = values @ values.T
