@@ -11,14 +11,12 @@ from hashlib import sha256
 
 BLOCK = 1 << 23
 SIZE = 32
+Bytes = bytes | memoryview
 
 
 def count(size: int) -> int:
     """How many blocks so many bytes are."""
     return -(-size // BLOCK)
-
-
-Bytes = bytes | memoryview
 
 
 def cut(pieces: Iterable[Bytes]) -> Iterator[list[Bytes]]:

@@ -134,8 +134,7 @@ class LCStorageWriter(StorageWriter):  # type: ignore[misc]
         arrays, ready = self._buffers.copy(tensors)
         digits = re.findall(r"\d+", self._name)
         step = int(digits[-1]) if digits else 0
-        give = self._buffers.give
-        snapshot = Snapshot(arrays, specs_of(arrays), step, ready=ready, give=give)
+        snapshot = Snapshot(arrays, specs_of(arrays), step, ready=ready)
         if self._checkpointer.base_due(self._name, snapshot):
             snapshot = replace(snapshot, layout={}, about={"framework": "torch.distributed"})
         self._checkpointer.save(snapshot, self._name, epoch=0)
