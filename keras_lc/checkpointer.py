@@ -97,7 +97,7 @@ class Checkpointer:
         try:
             self.wait()
             encoder, shortcuts = self._encoder, self._shortcuts
-            if encoder is not None and shortcuts.due and shortcuts.cheap(self._chain[0]):
+            if encoder is not None and shortcuts.due and shortcuts.cheap(self._chain):
                 # there, since memory that one thread has had is of little use to another
                 self._background.submit(lambda: self._end(encoder))
                 self.wait()
@@ -200,6 +200,8 @@ class Checkpointer:
             contents = self._tidy()
         if time.perf_counter() - begin > _LONG:
             give_back()
+        if codec is None:  # else there may be no other save
+            snapshot.buffers.touch()
         if self._on_saved is not None:
             self._on_saved(describe(self.directory, contents, stored))
 
@@ -224,18 +226,20 @@ class Checkpointer:
             self._shortcuts.begin()
         else:
             self._check_chain(contents)
-            if codec is not None:  # it may take the tensors out of the chain's own codec
+            header["codec"] = str(Rules(self._codec if codec is None else codec))
+            own = header["codec"] == str(Rules(self._codec))
+            if not own:  # it may take the tensors out of the chain's own codec
                 self._shorten(encoder, fewest=2)
             steps = max(0, snapshot.step - self._chain[-1].header["step"])
-            given = () if codec is None else snapshot.give()
-            delta = encoder.pieces(snapshot.arrays, codec, steps or None, given)
-            header["codec"] = str(Rules(self._codec if codec is None else codec))
+            buffers = snapshot.buffers
+            delta = encoder.pieces(snapshot.arrays, codec, steps or None, buffers.names)
             header["error"] = float(f"{encoder.error():.3g}")
             stored = self._write_delta(contents, header, delta)
             del delta  # before the next one comes
+            buffers.give(encoder.kept)
             self._base_next = stored.nbytes > _PAYS * self._chain[0].nbytes
             self._chain.append(stored)
-            self._shortcuts.due = header["codec"] == str(Rules(self._codec))
+            self._shortcuts.due = own
             self._shorten(encoder)
         self._encoder = encoder
         return stored

@@ -65,14 +65,17 @@ class Shortcuts:
             return [base, index.read_header(directory, file)]
         return chain
 
-    def cheap(self, base: Stored) -> bool:
-        """Whether one is so small beside its base that it is made often."""
-        return base.nbytes >= _LARGE and self._size <= _SMALL * base.nbytes
+    def cheap(self, chain: list[Stored]) -> bool:
+        """Whether one is so small beside its base that it is made often; it is at least about as
+        large as each of the deltas that it passes."""
+        base, *passed = chain
+        size = max([self._size, *(delta.nbytes for delta in passed)])
+        return base.nbytes >= _LARGE and size <= _SMALL * base.nbytes
 
     def _pays(self, chain: list[Stored], fewest: int | None) -> bool:
         """Whether it is smaller than the deltas that it passes, so far as its size is known, and
         passes so many that it is worth the time."""
-        base, *passed = chain
+        passed = chain[1:]
         if fewest is None:
-            fewest = _FEW if self.cheap(base) else _MANY
+            fewest = _FEW if self.cheap(chain) else _MANY
         return len(passed) >= fewest and self._size <= sum(delta.nbytes for delta in passed)

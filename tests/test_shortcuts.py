@@ -78,7 +78,7 @@ def test_of_a_large_base_the_last_has_a_shortcut_if_it_is_small(tmp_path: Path, 
     (direct,) = open_directory(directory_at(tmp_path)).shortcuts
     small = direct.nbytes <= shortcuts._SMALL * (tmp_path / "cp-0001.weights.h5").stat().st_size
     assert small == (codec == "balanced")
-    assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 4)
+    assert len(route(tmp_path, "cp-0014")) == (2 if small else 2 + 5)
     if codec == "lossless":
         assert all(map(same, load_all(tmp_path).values(), states))
     assert verify(tmp_path).ok

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from keras_lc.capture.buffers import Buffers
 from keras_lc.core import TensorSpec
 
 RUN = "run/"  # begins the names of tensors that are no part of the model or its optimizer
@@ -18,15 +19,14 @@ class Snapshot:
     """A training state at one instant, copied out of the framework.
 
     Args:
-        arrays: every tensor by name; the buffers are reused by the next snapshot.
+        arrays: every tensor by name.
         specs: the role of each tensor.
         step: the optimizer's iteration.
         layout: where a base stores them for its framework to find (HDF5 path to a tensor's
             name or to an array); None until the snapshot is described.
         about: JSON on the state, stored in a base: configuration, labels of the tensors.
         ready: returns when the arrays hold what they should, where a device still copies.
-        give: has the next snapshot use other buffers; the names of those arrays that then nobody
-            changes any more.
+        buffers: what the next snapshot overwrites.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -35,7 +35,7 @@ class Snapshot:
     layout: dict[str, str | np.ndarray] | None = None
     about: dict[str, Any] = field(default_factory=dict)
     ready: Callable[[], None] = lambda: None
-    give: Callable[[], Collection[str]] = tuple
+    buffers: Buffers = field(default_factory=Buffers)
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ labels for messages.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 
 from keras_lc.capture import RUN, Snapshot, kept
 from keras_lc.capture.assigning import put_back
+from keras_lc.capture.buffers import Buffers
 from keras_lc.capture.configuration import build, configuration
 from keras_lc.capture.layout import layout
 from keras_lc.capture.matching import cast, faults, refuse
 from keras_lc.capture.naming import Place, find
 from keras_lc.capture.optimizers import build_optimizer, moments, optimizers_of, title
-from keras_lc.capture.variables import Tensor, all_copied, copied, torch_buffers
+from keras_lc.capture.variables import Tensor, copied, torch_buffers, view
 from keras_lc.core import TensorSpec, several
 from keras_lc.core.spec import Role
 from keras_lc.errors import MismatchError, OptionError
@@ -50,7 +51,7 @@ class KerasCapture:
             raise OptionError(f"expected a keras.Model, not {type(model).__name__}: {model!r}.")
         self.model = model
         self.weights_only = weights_only
-        self._buffers: dict[str, np.ndarray] = {}
+        self._buffers = Buffers()
         self._assets: list[dict[str, np.ndarray]] | None = None
 
     @property
@@ -74,17 +75,9 @@ class KerasCapture:
         overwrites."""
         self._sync()
         tensors = list(self._tensors())
-        names = [tensor.spec.name for tensor in tensors]
-        copies = all_copied(
-            (tensor.variable for tensor in tensors), [self._buffers.get(name) for name in names]
-        )
-        self._buffers = dict(zip(names, copies, strict=True))
+        arrays = self._buffers.fill((tensor.spec.name, view(tensor.variable)) for tensor in tensors)
         specs = [tensor.spec for tensor in tensors]
-        return Snapshot(dict(self._buffers), specs, self.step, give=self._give)
-
-    def _give(self) -> Collection[str]:
-        given, self._buffers = self._buffers, {}
-        return given.keys()
+        return Snapshot(arrays, specs, self.step, buffers=self._buffers)
 
     def described(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides: how Keras lays the arrays

@@ -4,15 +4,14 @@ modules, which Keras does not count among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lc.capture import copies
-from keras_lc.core import TensorSpec
+from keras_lc.core import TensorSpec, pages
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,12 @@ def torch_buffers(model: Any) -> list[TorchBuffer]:
 
 def copied(value: Any) -> np.ndarray:
     """A copy of what a variable, a buffer or an array holds."""
-    return copies.fill(_view(value), None)
+    return pages.copied(view(value))
 
 
-def all_copied(values: Iterable[Any], buffers: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
-    """Copies of the values of variables, into the buffers where they fit."""
-    return copies.filled(map(_view, values), buffers)
-
-
-def _view(value: Any) -> np.ndarray:
-    """The value as numpy sees it, without a copy where the backend allows that."""
+def view(value: Any) -> np.ndarray:
+    """What a variable, a buffer or an array holds, as numpy sees it: without a copy where the
+    backend allows that."""
     if isinstance(value, Kept):
         return value.value
     if not isinstance(value, (keras.Variable, TorchBuffer)):

@@ -118,6 +118,12 @@ class DeltaEncoder:
         on a sample of about 4,000 values of each."""
         return self._tensors.error()
 
+    @property
+    def kept(self) -> Collection[str]:
+        """Names of the arrays of the last delta that are kept: those given that it stores bit for
+        bit, but for what has not changed."""
+        return [self._chain.table.names[i] for i in self._tensors.kept]
+
     def whole(self) -> list[bytes]:
         """One delta, in pieces, that leads from the base straight to `reconstruction`: larger than
         one of `encode`, and than few of them, but the others are not needed."""
@@ -156,8 +162,8 @@ class DeltaEncoder:
 
         Args:
             state, codec, steps: as for `encode`.
-            given: names of arrays that nobody will change any more: of these, those that are
-                stored bit for bit are kept instead of copied.
+            given: names of arrays that may be kept instead of copied; those of `kept` are, and
+                nobody may change them any more.
         """
         chain = self._chain
         with threads.start() as workers:

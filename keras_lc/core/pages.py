@@ -42,6 +42,13 @@ def copied(array: np.ndarray) -> np.ndarray:
     return out
 
 
+def touch(array: np.ndarray) -> None:
+    """Have the system make the pages of an array from `empty`, which it else does one by one when
+    they are written to."""
+    if array.nbytes >= _LARGE:
+        array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE] = 0
+
+
 def give_back() -> None:
     """Have the C library return what is free, where it can (glibc). That takes milliseconds, but
     what is used again has to be made anew, page by page: for when much has gone for good."""

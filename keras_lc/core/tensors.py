@@ -23,6 +23,9 @@ class Tensors:
     """Codes the tensors of one state after another, each against what a decoder has.
 
     `references` as in `Chain.refer`. Different tensors may be planned by different threads.
+
+    Attributes:
+        kept: numbers of the tensors whose arrays the chain has kept in this delta.
     """
 
     def __init__(self, chain: Chain, specs: Sequence[TensorSpec], references: Sequence[int]):
@@ -32,6 +35,7 @@ class Tensors:
         self._balance = Balance(self._live, specs, references)
         self._codecs: Sequence[Codec] = ()
         self._given: Container[int] = ()
+        self.kept: set[int] = set()
         self._tables: dict[Codec, dict[int, float]] = {}  # buckets that tensors share
 
     def begin(
@@ -45,6 +49,7 @@ class Tensors:
         optimizer since the state before, and which of the arrays may be kept."""
         self._live.begin(state, steps)
         self._codecs, self._given = codecs, given
+        self.kept.clear()
         with np.errstate(over="ignore", invalid="ignore"):
             self._tables = self._shared()
 
@@ -72,6 +77,7 @@ class Tensors:
         self._live.look(i)
         if coding.entry.kind != "same":
             if lossy is None and i in self._given:
+                self.kept.add(i)
                 coding.change = self._chain.keep(i, self._live.state[i])
             else:
                 coding.change = self._chain.change(i, coding.entry, coding.shared)

@@ -38,7 +38,7 @@ from torch.futures import Future
 from keras_lc import workers
 from keras_lc.capture import Snapshot
 from keras_lc.capture.torch.shards import specs_of
-from keras_lc.capture.torch.tensors import Buffers, tensor_of
+from keras_lc.capture.torch.tensors import TensorBuffers, tensor_of
 from keras_lc.capture.tree import flatten, unflatten
 from keras_lc.checkpointer import Checkpointer
 from keras_lc.core import several
@@ -75,7 +75,7 @@ class LCStorageWriter(StorageWriter):  # type: ignore[misc]
         super().__init__()
         self._directory = directory_at(directory)
         self._options: dict[str, Any] = {"codec": codec, "keyframe_every": keyframe_every}
-        self._buffers = Buffers()
+        self._buffers = TensorBuffers()
         self._checkpointer: Checkpointer | None = None
         self._part = ""
         self._name = self._next = ""
@@ -134,7 +134,8 @@ class LCStorageWriter(StorageWriter):  # type: ignore[misc]
         arrays, ready = self._buffers.copy(tensors)
         digits = re.findall(r"\d+", self._name)
         step = int(digits[-1]) if digits else 0
-        snapshot = Snapshot(arrays, specs_of(arrays), step, ready=ready)
+        specs = specs_of(arrays)
+        snapshot = Snapshot(arrays, specs, step, ready=ready, buffers=self._buffers)
         if self._checkpointer.base_due(self._name, snapshot):
             snapshot = replace(snapshot, layout={}, about={"framework": "torch.distributed"})
         self._checkpointer.save(snapshot, self._name, epoch=0)

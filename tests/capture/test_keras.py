@@ -134,7 +134,7 @@ def test_what_is_given_away_is_not_overwritten():
     model = dense()
     capture = KerasCapture(model)
     first = capture.snapshot()
-    assert set(first.give()) == set(first.arrays)
+    first.buffers.give(first.buffers.names)
     before = {name: array.copy() for name, array in first.arrays.items()}
     fit(model, epochs=1)
     second = capture.snapshot().arrays

@@ -42,6 +42,7 @@ def test_arrays_that_are_given_are_kept_where_they_are_bit_for_bit(codec):
         for name, array in ends.decoder.reconstruction.items():
             assert bits(found[name]) == bits(array)
         kept = {name for name in given if np.shares_memory(found[name], given[name])}
+        assert kept == set(keeping.kept)
         assert not own or kept == changed
     assert b"".join(keeping.whole()) == b"".join(copying.whole())
 

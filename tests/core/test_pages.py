@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_lc.capture.copies import fill
+from keras_lc.capture.buffers import Buffers
 from keras_lc.core import pages
 from tests.core.chains import bits
 
@@ -33,7 +33,7 @@ def test_an_array_is_made_where_the_system_gives_no_more_pages(monkeypatch):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("copy", [pages.copied, lambda array: fill(array, None)])
+@pytest.mark.parametrize("copy", [pages.copied, lambda array: Buffers().fill([("", array)])[""]])
 def test_the_system_has_large_copies_back_at_once(copy):
     def resident():
         pages_in_use = Path("/proc/self/statm").read_text().split()[1]

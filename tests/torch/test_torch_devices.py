@@ -100,9 +100,9 @@ def test_a_state_goes_from_one_device_to_another(tmp_path, first, then):
 
 @NO_CUDA
 def test_copies_land_in_pinned_memory(device):
-    from keras_lc.capture.torch.tensors import Buffers
+    from keras_lc.capture.torch.tensors import TensorBuffers
 
-    buffers = Buffers()
+    buffers = TensorBuffers()
     tensors = {"a": torch.ones(1000, device=device), "b": torch.ones(3)}
     first, complete = buffers.copy(tensors)
     complete()

@@ -7,7 +7,7 @@ from torch_training import same
 
 import keras_lc
 from keras_lc.capture.torch.model import state_of
-from keras_lc.capture.torch.tensors import Buffers, array_of, assign, tensor_of
+from keras_lc.capture.torch.tensors import TensorBuffers, array_of, assign, tensor_of
 from keras_lc.errors import OptionError
 from keras_lc.torch import Checkpointer, load
 
@@ -84,7 +84,7 @@ def test_arrays_and_tensors(dtype):
 
 
 def test_buffers_are_kept_and_the_state_is_copied():
-    buffers = Buffers()
+    buffers = TensorBuffers()
     tensors = {"small": torch.ones(3), "large": torch.ones(100_000)}
     first, ready = buffers.copy(tensors)
     ready()
@@ -98,10 +98,10 @@ def test_buffers_are_kept_and_the_state_is_copied():
 
 
 def test_what_is_given_away_is_not_overwritten():
-    buffers = Buffers()
+    buffers = TensorBuffers()
     tensors = {"small": torch.ones(3), "large": torch.ones(100_000)}
     first, _ = buffers.copy(tensors)
-    assert set(buffers.give()) == set(tensors)
+    buffers.give(buffers.names)
     for tensor in tensors.values():
         tensor.add_(1)
     second, _ = buffers.copy(tensors)

@@ -18,7 +18,7 @@ from keras_lc.capture import RUN, Snapshot, randomness, text
 from keras_lc.capture.torch import model as models
 from keras_lc.capture.torch import optimizers
 from keras_lc.capture.torch.model import Model
-from keras_lc.capture.torch.tensors import Buffers
+from keras_lc.capture.torch.tensors import TensorBuffers
 from keras_lc.capture.tree import flatten
 from keras_lc.core import TensorSpec
 from keras_lc.core.spec import Role
@@ -71,7 +71,7 @@ class TorchCapture:
 
     def __init__(self, lossy: Lossy):
         self._lossy = lossy if callable(lossy) else _of_role(set(lossy))
-        self._buffers = Buffers()
+        self._buffers = TensorBuffers()
 
     def snapshot(self, training: Training, step: int, extra: Any) -> Snapshot:
         """Copy the state. The arrays are the capture's own buffers, which the next snapshot
@@ -79,8 +79,8 @@ class TorchCapture:
         state = _State(training, extra)
         arrays, ready = self._buffers.copy(state.tensors)
         arrays |= state.arrays
-        specs, give = self._filtered(state.specs), self._buffers.give
-        return Snapshot(arrays, specs, step, ready=ready, give=give)
+        specs = self._filtered(state.specs)
+        return Snapshot(arrays, specs, step, ready=ready, buffers=self._buffers)
 
     def described(self, training: Training, snapshot: Snapshot) -> Snapshot:
         """The snapshot just taken, with what a base needs besides."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from keras_lc.capture import copies
+from keras_lc.capture.buffers import Buffers
 from keras_lc.errors import OptionError
 
-_SMALL = 1 << 16  # bytes that are copied sooner than they are handed to another thread
 _OTHERS = ("bfloat", "float8")  # begin the names of dtypes that are ml_dtypes' in numpy
 
 
-class Buffers:
-    """Memory for copies of tensors, kept from one copy to the next."""
+class TensorBuffers(Buffers):
+    """Memory for copies of tensors. That for those of a CUDA device is pinned, and always kept."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, np.ndarray] = {}
+        super().__init__()
         self._pinned: dict[str, torch.Tensor] = {}
 
     def copy(
@@ -40,26 +39,13 @@ class Buffers:
             events[-1].record(torch.cuda.current_stream(device))
         arrays = {name: array_of(tensor) for name, tensor in self._pinned.items()}
         views = {name: _seen(name, tensors[name]) for name in tensors if name not in there}
-        kept = self._arrays
-        large = {name: view for name, view in views.items() if view.nbytes >= _SMALL}
-        filled = copies.filled(large.values(), [kept.get(name) for name in large])
-        self._arrays = dict(zip(large, filled, strict=True)) | {
-            name: copies.fill(view, kept.get(name))
-            for name, view in views.items()
-            if name not in large
-        }
+        arrays |= self.fill(views.items())
 
         def complete() -> None:
             for event in events:
                 event.synchronize()
 
-        return arrays | self._arrays, complete
-
-    def give(self) -> Collection[str]:
-        """Have the next copies made elsewhere; the names of the last ones that nobody changes any
-        more. Pinned memory is kept: there is little of it."""
-        given, self._arrays = self._arrays, {}
-        return given.keys()
+        return arrays, complete
 
     def _pin(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         host = self._pinned.get(name)
