@@ -10,28 +10,48 @@ from __future__ import annotations
 import numpy as np
 
 _ALONE = 1 << 18  # multiplications; OpenBLAS shares out more
-_WIDE, _DEEP = 256, 64
+_PART = 1 << 13  # of vectors; OpenBLAS shares out more than 9,216
+_DEEP, _WIDE = 256, 64
 _SMALL = 32  # rows of a matrix that LAPACK inverts without a BLAS's threads
-_PART = 1 << 13  # of vectors; OpenBLAS shares out more than 10,000
 
 
 def product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The product of two matrices."""
-    (rows, inner), columns = left.shape, right.shape[1]
-    if rows * inner * columns <= _ALONE:
-        return np.asarray(left @ right)
-    wide, deep = min(columns, _WIDE), min(inner, _DEEP)
-    tall = _ALONE // (wide * deep)
-    out = np.empty((rows, columns), np.result_type(left, right))
-    for row in range(0, rows, tall):
-        some = left[row : row + tall]
-        for column in range(0, columns, wide):
-            others = right[:, column : column + wide]
-            piece = out[row : row + tall, column : column + wide]
-            np.matmul(some[:, :deep], others[:deep], out=piece)
-            for at in range(deep, inner, deep):
-                piece += some[:, at : at + deep] @ others[at : at + deep]
+    out = np.empty((len(left), right.shape[1]), np.result_type(left, right))
+    _multiply(left[:, :_DEEP], right[:_DEEP], out)
+    for at in range(_DEEP, len(right), _DEEP):
+        more = np.empty_like(out)
+        _multiply(left[:, at : at + _DEEP], right[at : at + _DEEP], more)
+        out += more
     return out
+
+
+def _multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Many products of pieces by one call, which hands them to a BLAS one by one."""
+    (rows, inner), columns = left.shape, right.shape[1]
+    alone = _PART if 1 in (rows, columns) else _ALONE
+    if rows * inner * columns <= alone:
+        np.matmul(left, right, out=out)
+        return
+    wide = _even(columns, min(_WIDE, alone // inner))
+    tall = _even(rows, alone // (inner * wide))
+    down, across = rows // tall, columns // wide
+    some, others = left[: down * tall], right[:, : across * wide]
+    np.matmul(
+        some.reshape(down, 1, tall, inner),
+        others.reshape(inner, across, wide).swapaxes(0, 1),
+        out=out[: down * tall, : across * wide].reshape(down, tall, across, wide).swapaxes(1, 2),
+    )
+    # what is left over, with some of what is not, so that no piece is a mere vector
+    if down * tall < rows:
+        _multiply(left[-tall:], right, out[-tall:])
+    if across * wide < columns:
+        _multiply(left, right[:, -wide:], out[:, -wide:])
+
+
+def _even(length: int, most: int) -> int:
+    """The length of parts that are at most so long, and about equal."""
+    return -(-length // -(-length // most))
 
 
 def dot(one: np.ndarray, other: np.ndarray) -> float:
