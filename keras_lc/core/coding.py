@@ -157,6 +157,6 @@ def pack(
         for pool, chunk in tensor.chunks:
             pools.setdefault(pool, []).append(chunk)
     for pool, writer in writers.items():
-        pools[pool] = [writer.finish()]
+        pools[pool] = writer.finish()
     table = blobs.Table(first, sequence, fingerprint, references, entries)
     return blobs.pack(table, pools)

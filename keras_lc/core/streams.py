@@ -85,11 +85,11 @@ class SymbolWriter:
         self._chunks.append(self._workers.submit(compress, self._pending))
         self._pending, self._count = [], 0
 
-    def finish(self) -> bytes:
-        """The bytes of the pool."""
+    def finish(self) -> list[bytes]:
+        """The chunks of the pool, to be joined."""
         if self._count:
             self._flush()
-        return b"".join(chunk.result() for chunk in self._chunks)
+        return [chunk.result() for chunk in self._chunks]
 
 
 class SymbolReader:

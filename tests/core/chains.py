@@ -216,7 +216,7 @@ def pack(*parts):
         writer = SymbolWriter(workers)
         for part in parts:
             writer.append(part)
-        return writer.finish()
+        return b"".join(writer.finish())
 
 
 def seal(body):
