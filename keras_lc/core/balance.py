@@ -26,7 +26,7 @@ _MEMORY = 0.9  # of a first moment, from step to step
 _SLOW = 0.25  # movements below this share of the farthest one count as much as it
 _SPARE = 8  # outer products expected beyond those of the last time
 _EMPTY: list[Any] = [1.0, 0, []]  # the scale of no outer products
-_WEIGHED = 7  # of a large second moment, one value in so many is weighed for its factor
+_WEIGHED = 61  # of a large second moment, one value in so many is weighed for its factor
 
 
 class Balance:
@@ -107,13 +107,16 @@ class Balance:
         goes with it, if there is one."""
         beside = self._moments.get(i) if weighed else None
         chain, v, tiles = self._chain, self._live.state[i], self._chain.table.tiles[i]
+        top = 0.0
         for j, _, values in self._live.tiles(i):
             before = chain.as_levels(i, j)
-            exact_values = (values,) if isinstance(before, second.LogLevel) else (values, before)
-            if not all(v.min() >= 0 and np.isfinite(v.max()) for v in exact_values):
-                return None
+            exact_values = () if isinstance(before, second.LogLevel) else (before,)
+            for some in (*exact_values, values):
+                if not (some.min() >= 0 and np.isfinite(high := some.max())):
+                    return None
+            top = max(top, float(high))
         matrix, first_tile = view(chain.table.shapes[i]), chain.tensors[i][0]
-        axes = second.axes(v, matrix)
+        axes = second.axes(v, matrix, top)
         chained = isinstance(first_tile, second.LogLevel)
         drift = axes - first_tile.axes if chained else axes
         parts: dict[int, np.ndarray] = {}

@@ -217,7 +217,7 @@ def test_integers_are_the_nearest(seed, coarse, dtype):
 def levels(v):
     """A second moment as a decoder has it."""
     matrix, tile = view(v.shape), slice(0, v.size)
-    return second.start(v, second.axes(v, matrix), matrix, tile)
+    return second.start(v, second.axes(v, matrix, float(v.max())), matrix, tile)
 
 
 @pytest.mark.parametrize("dtype", ROOMY, ids=name_of)

@@ -100,7 +100,7 @@ def test_axes_are_logarithms_of_means(shape, dtype, size, monkeypatch):
     for tile in (1, 256, 1 << 16):
         monkeypatch.setattr(second, "TILE", tile)
         monkeypatch.setattr(tiles, "TILE", tile)
-        axes = second.axes(v, matrix)
+        axes = second.axes(v, matrix, float(v.max()))
         assert axes.dtype == np.int16
         some = np.isfinite(quarters)
         assert np.abs(axes - quarters)[some].max(initial=0) < 0.51
@@ -113,7 +113,7 @@ def test_second_moments_of_tiles_are_those_of_the_whole(shape, dtype, zero):
     v, then, matrix = np.abs(normal(shape, dtype)), np.abs(normal(shape, dtype, 1)), view(shape)
     if zero is not None:
         then[zero] = 0
-    all_of_it, axes = slice(0, v.size), second.axes(v, matrix)
+    all_of_it, axes = slice(0, v.size), second.axes(v, matrix, float(v.max()))
 
     def moved(tile):
         """Moves and values of a tile that begins with exact values, and then follows."""
@@ -135,7 +135,7 @@ def test_second_moments_of_tiles_are_those_of_the_whole(shape, dtype, zero):
 @of_each_dtype
 def test_first_moments_of_tiles_are_those_of_the_whole(dtype):
     m, v, matrix = normal(1500, dtype), np.abs(normal(1500, dtype, 1)), Matrix(1, 0)
-    axes = second.axes(v, matrix)
+    axes = second.axes(v, matrix, float(v.max()))
 
     def made(tile):
         scale = second.start(v[tile], axes, matrix, tile)

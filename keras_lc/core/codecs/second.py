@@ -286,9 +286,10 @@ def _middle(power: np.ndarray, real: np.dtype[Any]) -> np.ndarray:
     return out
 
 
-def axes(v: np.ndarray, view: Matrix) -> np.ndarray:
-    """Rows and columns whose sum is near four times the logarithm of the values (int16)."""
-    real, top = real_dtype(v.dtype), largest(v)
+def axes(v: np.ndarray, view: Matrix, top: float) -> np.ndarray:
+    """Rows and columns whose sum is near four times the logarithm of the values (int16), the
+    largest of which is `top`."""
+    real = real_dtype(v.dtype)
     lift = top if top > 1e30 else 1.0  # so that sums stay finite
 
     def quarters(sums: Any, count: int) -> Any:
