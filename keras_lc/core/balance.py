@@ -26,7 +26,7 @@ _MEMORY = 0.9  # of a first moment, from step to step
 _SLOW = 0.25  # movements below this share of the farthest one count as much as it
 _SPARE = 8  # outer products expected beyond those of the last time
 _EMPTY: list[Any] = [1.0, 0, []]  # the scale of no outer products
-_WEIGHED = 61  # of a large second moment, one value in so many is weighed for its factor
+_WEIGHED = 1 << 16  # values of a second moment, about, are weighed for its factor
 
 
 class Balance:
@@ -125,7 +125,7 @@ class Balance:
             return second.moves(v[tiles[j]], chain.as_levels(i, j), axes, matrix, tiles[j], levels)
 
         def after(j: int) -> None:
-            part = every(_WEIGHED if len(tiles) > 1 else 1, tiles[j])
+            part = every(v.size // _WEIGHED | 1, tiles[j])
             m = None if beside is None else self._live.state[beside][tiles[j]][part]
             parts[j] = second.sums(v[tiles[j]][part], m, chain.tensors[i][j].value(part))
 
